@@ -1,0 +1,1 @@
+//! Cache keys, RFC 9111 freshness and storage decisions.

@@ -1,0 +1,1 @@
+//! Maglev tables, slots with a previous owner, and the model of the XDP program.

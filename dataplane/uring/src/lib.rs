@@ -1,0 +1,1 @@
+//! The io_uring driver, the Io trait and its simulated twin.

@@ -1,0 +1,1 @@
+//! Loads, pins, adopts, fills and reads the XDP and tc programs.
