@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# The whole test run, in the order in which a fault is cheapest to find. Prints a line per step with its
+# time; a step that cannot run here says `skipped: reason`. STEPS="fmt clippy" runs only those.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SEEDS=${SEEDS:-1000}
+FUZZ_SECONDS=${FUZZ_SECONDS:-10}
+STEPS=${STEPS:-setup fmt clippy deny object units sim system fuzz docs}
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+DENY_VERSION=0.20.2
+
+step_setup() { scripts/setup.sh test; }
+
+step_fmt() {
+  cargo fmt --all --check
+  cargo fmt --manifest-path ebpf/xdp/Cargo.toml --all --check
+  cargo fmt --manifest-path fuzz/Cargo.toml --all --check
+}
+
+step_clippy() { cargo clippy --workspace --all-targets --locked --quiet -- -D warnings; }
+
+# Licences, sources and bans. The advisory database is a git repository that not every machine reaches.
+step_deny() {
+  if ! cargo deny --version 2>/dev/null | grep -qF "$DENY_VERSION"; then
+    cargo install cargo-deny --version "$DENY_VERSION" --locked --quiet || {
+      echo "skipped: cargo-deny $DENY_VERSION could not be installed"
+      return 0
+    }
+  fi
+  cargo deny --log-level error check licenses bans sources
+  cargo deny --log-level error check advisories 2>/tmp/sluice-deny.$$ || {
+    if grep -q 'failed to fetch advisory database' /tmp/sluice-deny.$$; then
+      echo "skipped: the advisory database cannot be reached from here"
+    else
+      cat /tmp/sluice-deny.$$
+      rm -f /tmp/sluice-deny.$$
+      return 1
+    fi
+  }
+  rm -f /tmp/sluice-deny.$$
+}
+
+step_object() { ebpf/build.sh --check; }
+
+step_units() {
+  cargo build --workspace --bins --locked --quiet
+  cargo test --workspace --locked --quiet --exclude sluice-sim --exclude sluice-system-tests
+}
+
+step_sim() { SLUICE_SIM_SEEDS=$SEEDS cargo test -p sluice-sim --locked --quiet; }
+
+# One at a time: they share the machine's two cores and would only disturb each other.
+step_system() { cargo test -p sluice-system-tests --locked --quiet -- --test-threads=1; }
+
+step_fuzz() { scripts/fuzz.sh "$FUZZ_SECONDS"; }
+
+step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet; }
+
+started=$SECONDS
+for step in $STEPS; do
+  at=$SECONDS
+  echo "== $step"
+  "step_$step" || { echo "== $step failed after $((SECONDS - at)) s" >&2; exit 1; }
+  echo "== $step passed in $((SECONDS - at)) s"
+done
+echo "== all passed in $((SECONDS - started)) s"
