@@ -1,0 +1,1 @@
+//! Field sections: the lines between start line and empty line.
