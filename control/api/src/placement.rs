@@ -10,6 +10,7 @@ pub const API_VERSION: &str = "sluice/v1";
 
 /// One placement document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Document {
     /// [`API_VERSION`].
@@ -41,6 +42,7 @@ pub struct Document {
 
 /// A subnet of the site.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Unique name.
@@ -51,6 +53,7 @@ pub struct Network {
 
 /// A named set of L4 backends with one health check.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
     /// Unique name.
@@ -64,6 +67,7 @@ pub struct Pool {
 
 /// One L4 backend.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Backend {
     /// The node's name; unique in its pool. A node that finds its own name here makes the pool's VIP
@@ -90,6 +94,7 @@ pub const fn default_weight() -> u32 {
 
 /// What the operator wants of a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum BackendState {
     /// Takes new flows while healthy.
@@ -101,6 +106,7 @@ pub enum BackendState {
 
 /// Active health check of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// `tcp` (connect) or `http` (GET answered 200..=399).
@@ -139,6 +145,7 @@ const fn default_fall() -> u32 {
 
 /// Kind of a health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HealthKind {
     /// A TCP handshake.
@@ -149,6 +156,7 @@ pub enum HealthKind {
 
 /// A virtual IP and port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Vip {
     /// Unique name.
@@ -177,6 +185,7 @@ const fn default_flow_idle_ms() -> u64 {
 
 /// Transport of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// IP protocol 6.
@@ -187,6 +196,7 @@ pub enum Protocol {
 
 /// Forwarding mode of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Rewrite the destination MAC; the backend answers the client directly.
@@ -199,6 +209,7 @@ pub enum Mode {
 
 /// A group of L7 nodes that keep each URL once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Group {
     /// Unique name.
@@ -228,6 +239,7 @@ const fn default_load_percent() -> u32 {
 
 /// A member of a group as its peers reach it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Member {
     /// Node name.
@@ -244,6 +256,7 @@ pub struct Member {
 
 /// An origin: one or more servers with the same content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Origin {
     /// Unique name.
@@ -257,6 +270,7 @@ pub struct Origin {
 
 /// A host name and its routes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Site {
     /// Lower-case host name, `*.suffix` for all names below it, or `*` for the rest.
@@ -272,6 +286,7 @@ pub struct Site {
 
 /// A path prefix of a site.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Prefix that starts with `/`.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 /// A request line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// Who are you.
@@ -40,6 +41,7 @@ pub enum Request {
 
 /// What to forget; each kind compares generation numbers at lookup, none walks a list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Purge {
     /// One URL.
@@ -58,6 +60,7 @@ pub enum Purge {
 
 /// A change to the rows of a proxy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Apply {
     /// Number of the change; goes back never, reported by `hello` and `stats`.
@@ -84,6 +87,7 @@ pub struct Apply {
 
 /// The group as one member sees it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GroupView {
     /// Name of this member.
@@ -102,6 +106,7 @@ pub struct GroupView {
 
 /// A reply line: exactly one of the two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The request was carried out.
@@ -117,6 +122,7 @@ pub enum Reply {
 
 /// The body of a good reply.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Answer {
     /// To `hello`.
@@ -149,6 +155,7 @@ pub enum Answer {
 
 /// Counters since start and gauges of now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stats {
     /// Revision in effect.
     pub revision: u64,
@@ -170,6 +177,7 @@ pub struct Stats {
 
 /// Where a URL would go, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UrlTrace {
     /// Site row that matched.
     pub site: String,

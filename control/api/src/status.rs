@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Status of a node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct NodeStatus {
     /// Name of the node.
     pub node: String,
@@ -22,6 +23,7 @@ pub struct NodeStatus {
 
 /// Status of one document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DocumentStatus {
     /// Name of the document.
     pub name: String,
@@ -36,6 +38,7 @@ pub struct DocumentStatus {
 
 /// An error and where it belongs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ItemError {
     /// Item or path of the field (`vips[0].pool`, `backend nodes/n1`).
     pub item: String,
@@ -47,6 +50,7 @@ pub struct ItemError {
 
 /// Status of a VIP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VipStatus {
     /// Name in the placement.
     pub name: String,
@@ -58,6 +62,7 @@ pub struct VipStatus {
 
 /// Status of a backend in a VIP.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BackendStatus {
     /// Name in the placement.
     pub name: String,
@@ -77,6 +82,7 @@ pub struct BackendStatus {
 
 /// Status of the supervised proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProxyStatus {
     /// Process id.
     pub pid: u32,
