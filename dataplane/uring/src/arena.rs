@@ -21,6 +21,7 @@
 
 mod tlsf;
 
+use crate::payload::{Slice, StableBytes};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
@@ -161,7 +162,8 @@ impl Arena {
             return Err(ReserveError::TooLarge);
         }
         let bytes = bytes.max(1);
-        let first = self.take_piece(if bytes < PAGED_MIN_BYTES { bytes } else { bytes.min(PIECE_MAX_BYTES) })?;
+        let first =
+            self.take_piece(if bytes < PAGED_MIN_BYTES { bytes } else { bytes.min(PIECE_MAX_BYTES) })?;
         let blob = Blob {
             arena: self.clone(),
             first_start: first.start,
@@ -335,14 +337,15 @@ impl Blob {
             }
             let (start, logical, end) = self.piece_holding(at, room);
             let n = ((end - at) as usize).min(data.len() - done);
+            let from = &data[done..done + n];
             let target = (start + (at - logical)) as usize;
             debug_assert!(target + n <= self.arena.map_len);
             // SAFETY: `target` is inside a piece of this blob, inside the mapping.
             let to = unsafe { self.arena.base.as_ptr().add(target) };
             // SAFETY: `[target, target + n)` belongs to this blob alone and lies above `len`, so no reader has a
-            // slice of it; `busy` keeps other writers out; `data` is a live slice that cannot overlap it, for
+            // slice of it; `busy` keeps other writers out; `from` is a live slice that cannot overlap it, for
             // slices of the arena end at or below the `len` of their own blob.
-            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr().add(done), to, n) };
+            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
             done += n;
             self.len.store(at + n as u64, Ordering::Release);
         }
@@ -361,7 +364,8 @@ impl Blob {
         };
         let piece = self.arena.take_piece(bytes.clamp(PAGED_MIN_BYTES, PIECE_MAX_BYTES))?;
         let buckets = self.more.get_or_init(|| Box::new([const { OnceLock::new() }; BUCKETS]));
-        let slots = buckets[bucket].get_or_init(|| (0..BUCKET_FIRST << bucket).map(|_| PieceSlot::default()).collect());
+        let slots = buckets[bucket]
+            .get_or_init(|| (0..BUCKET_FIRST << bucket).map(|_| PieceSlot::default()).collect());
         let slot = &slots[slot];
         let room = self.room();
         slot.start.store(piece.start, Ordering::Relaxed);
@@ -532,9 +536,53 @@ impl ArenaSlice {
     }
 }
 
+// SAFETY: `bytes` is the published part of the first piece: it never moves, its bytes never change, and it only gets
+// longer while the blob is filled. `file` goes through `file_range`, whose marking keeps pages queued in a socket
+// from being written again after the blob is dropped.
+unsafe impl StableBytes for Blob {
+    fn bytes(&self) -> &[u8] {
+        self.chunk_at(0)
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        self.file_range(0).map(|(at, _)| (self.arena.fd(), at))
+    }
+}
+
+// SAFETY: as for `Blob`; offset and length of a slice behind an Arc do not change.
+unsafe impl StableBytes for ArenaSlice {
+    fn bytes(&self) -> &[u8] {
+        self.chunk()
+    }
+
+    fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        ArenaSlice::file_range(self).map(|(at, _)| (self.blob.arena.fd(), at))
+    }
+}
+
+/// Appends `len` published bytes of a blob from `offset` on to a payload's body; what lies in the first piece
+/// without an allocation, each further piece with one. Returns how many were appended (fewer only when fewer
+/// are published).
+pub fn push_slices(blob: &Arc<Blob>, offset: u64, len: u64, body: &mut Vec<Slice>) -> u64 {
+    let mut rest = ArenaSlice::new(blob.clone(), offset, len);
+    let whole = rest.len;
+    while rest.len > 0 {
+        let n = rest.chunk().len();
+        if rest.offset + n as u64 <= blob.chunk_at(0).len() as u64 {
+            body.push(Slice::new(blob.clone(), rest.offset as usize, n));
+        } else {
+            let piece = ArenaSlice { blob: blob.clone(), offset: rest.offset, len: n as u64 };
+            body.push(Slice::new(Arc::new(piece), 0, n));
+        }
+        rest.advance(n as u64);
+    }
+    whole
+}
+
 fn sealed_memfd(len: u64) -> io::Result<File> {
     // SAFETY: the name is a NUL-terminated literal.
-    let fd = unsafe { libc::memfd_create(c"sluice-store".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let fd =
+        unsafe { libc::memfd_create(c"sluice-store".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -542,7 +590,8 @@ fn sealed_memfd(len: u64) -> io::Result<File> {
     let file = unsafe { File::from_raw_fd(fd) };
     file.set_len(len)?;
     // SAFETY: F_ADD_SEALS takes an integer and touches no memory of ours.
-    let rc = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) };
+    let rc =
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK | libc::F_SEAL_GROW) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
 }
 

@@ -188,3 +188,19 @@ proptest! {
         prop_assert_eq!(arena.used(), 0);
     }
 }
+
+#[test]
+fn payload_slices_cover_the_range() {
+    let arena = Arena::new(4 << 20).unwrap();
+    let blob = arena.reserve(100).unwrap();
+    blob.append(&bytes(5, 128));
+    blob.grow(70_000).unwrap();
+    blob.append(&bytes(6, 1000));
+    let blob = Arc::new(blob);
+    let mut body = Vec::new();
+    assert_eq!(push_slices(&blob, 100, 5000, &mut body), 1028);
+    assert_eq!(body.len(), 2);
+    assert!(body[0].file().is_none() && body[1].file().is_some());
+    let got: Vec<u8> = body.iter().flat_map(|s| s.bytes().to_vec()).collect();
+    assert_eq!(got, read_all(&blob)[100..]);
+}

@@ -111,7 +111,10 @@ impl Tlsf {
 
     /// Gives the tail of a taken block back; `len` units stay.
     pub(super) fn shrink(&mut self, id: BlockId, len: u32) {
-        assert!(len > 0 && !self.blocks[id as usize].free, "only a taken block shrinks, and never to nothing");
+        assert!(
+            len > 0 && !self.blocks[id as usize].free,
+            "only a taken block shrinks, and never to nothing"
+        );
         if self.blocks[id as usize].len > len {
             let rest = self.split(id, len);
             self.release(rest);
@@ -274,9 +277,9 @@ mod tests {
     impl Tlsf {
         /// Walks the range and checks every invariant; returns free units and the longest free block.
         fn audit(&self, units: u32) -> (u32, u32) {
-            let Some(mut id) = (0..self.blocks.len() as u32).find(|&i| {
-                self.blocks[i as usize].start == 0 && self.blocks[i as usize].len > 0
-            }) else {
+            let Some(mut id) = (0..self.blocks.len() as u32)
+                .find(|&i| self.blocks[i as usize].start == 0 && self.blocks[i as usize].len > 0)
+            else {
                 return (0, 0);
             };
             let (mut at, mut free, mut longest, mut last_free, mut prev) = (0, 0, 0, false, NIL);
