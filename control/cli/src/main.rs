@@ -1,2 +1,48 @@
-//! The operator command.
-fn main() {}
+//! `sluice`: the operator's command.
+//!
+//! Reads the command line ([`args`]), speaks to a node's agent over its UNIX socket ([`client`]), prints for
+//! people or for programs. Runs on one thread; the lab and `--watch` are the only commands that stay.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod client;
+mod exit;
+mod lab;
+mod programs;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use exit::{CommandError, CommandResult};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("sluice: cannot start: {error}");
+            return ExitCode::from(exit::FAILED);
+        }
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("sluice: {error}");
+            error.exit()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> CommandResult {
+    match &cli.command {
+        Command::Run(pass) => programs::become_sibling("sluice-agent", &pass.args),
+        Command::Proxy(pass) => programs::become_sibling("sluice-proxy", &pass.args),
+        Command::Lab(args) => lab::run(args, &cli.global).await,
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
+            Ok(exit::OK)
+        }
+        _ => Err(CommandError::Usage("not built yet".into())),
+    }
+}
