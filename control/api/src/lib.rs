@@ -5,6 +5,7 @@
 //!
 //! * [`placement`]: the documents an operator or a center writes.
 //! * [`proxy_admin`]: the line protocol between the agent and one proxy process.
+//! * [`rest`]: bodies of the agent's REST API.
 //! * [`status`]: what a node reports back.
 //! * [`check`]: from raw documents to a checked desired state, or the paths of the fields at fault.
 
@@ -13,4 +14,5 @@
 pub mod check;
 pub mod placement;
 pub mod proxy_admin;
+pub mod rest;
 pub mod status;
