@@ -195,6 +195,16 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Set of ids present, as [`FieldId::bit`]s.
+    pub const fn present(self) -> u64 {
+        self.table.present
+    }
+
+    /// More than one line of that name is there.
+    pub const fn is_repeated(self, id: FieldId) -> bool {
+        self.table.is_repeated(id)
+    }
+
     /// Value of the first line of that name.
     #[inline]
     pub fn get(self, id: FieldId) -> Option<&'a [u8]> {

@@ -1,6 +1,49 @@
 //! Body framing and connection persistence (RFC 9112 sections 6, 7 and 9).
 
-use super::{Method, Version};
+use super::field::{FieldId, Fields};
+use super::scan;
+use super::{Method, RequestError, ResponseError, Version};
+
+/// Longest decimal that fits 64 bits has 20 digits; 19 always fit.
+const LENGTH_DIGITS_MAX: usize = 19;
+
+/// Members of Connection that name fields. Real ones name one or two; each costs a comparison with each field.
+pub(super) const CONNECTION_NAMES_MAX: usize = 16;
+
+/// Fields that belong to one connection and are never passed on (RFC 9110 section 7.6.1), and those by which a
+/// proxy authenticates its own client.
+pub(super) const HOP_BY_HOP: u64 = FieldId::Connection.bit()
+    | FieldId::KeepAlive.bit()
+    | FieldId::ProxyConnection.bit()
+    | FieldId::ProxyAuthenticate.bit()
+    | FieldId::ProxyAuthorization.bit()
+    | FieldId::ProxyAuthenticationInfo.bit()
+    | FieldId::Te.bit()
+    | FieldId::TransferEncoding.bit()
+    | FieldId::Upgrade.bit()
+    | FieldId::Http2Settings.bit();
+
+/// Fields that a Connection option cannot remove: they steer routing, framing, caching or authorisation, and a
+/// sender must not list them (RFC 9110 section 7.6.1).
+pub(super) const NOT_REMOVABLE: u64 = FieldId::Host.bit()
+    | FieldId::ContentLength.bit()
+    | FieldId::ContentType.bit()
+    | FieldId::ContentEncoding.bit()
+    | FieldId::ContentRange.bit()
+    | FieldId::CacheControl.bit()
+    | FieldId::Pragma.bit()
+    | FieldId::Authorization.bit()
+    | FieldId::Cookie.bit()
+    | FieldId::SetCookie.bit()
+    | FieldId::Range.bit()
+    | FieldId::Vary.bit()
+    | FieldId::Age.bit()
+    | FieldId::Date.bit()
+    | FieldId::Via.bit()
+    | FieldId::XForwardedFor.bit()
+    | FieldId::XForwardedProto.bit()
+    | FieldId::XForwardedHost.bit()
+    | FieldId::Forwarded.bit();
 
 /// How the end of a received body is found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,4 +118,112 @@ pub fn downstream_framing(
         (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http11) => OutFraming::Chunked,
         (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http10) => OutFraming::UntilClose,
     }
+}
+
+/// What is wrong with the framing, before it is known whose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FramingError {
+    InvalidContentLength,
+    DuplicateContentLength,
+    ContentLengthWithTransferEncoding,
+    TransferEncodingHttp10,
+    InvalidTransferEncoding,
+    UnknownTransferCoding,
+    InvalidConnection,
+}
+
+macro_rules! from_framing_error {
+    ($($enum:ident)*) => {$(
+        impl From<FramingError> for $enum {
+            fn from(e: FramingError) -> Self {
+                match e {
+                    FramingError::InvalidContentLength => $enum::InvalidContentLength,
+                    FramingError::DuplicateContentLength => $enum::DuplicateContentLength,
+                    FramingError::ContentLengthWithTransferEncoding => $enum::ContentLengthWithTransferEncoding,
+                    FramingError::TransferEncodingHttp10 => $enum::TransferEncodingHttp10,
+                    FramingError::InvalidTransferEncoding => $enum::InvalidTransferEncoding,
+                    FramingError::UnknownTransferCoding => $enum::UnknownTransferCoding,
+                    FramingError::InvalidConnection => $enum::InvalidConnection,
+                }
+            }
+        }
+    )*};
+}
+from_framing_error!(RequestError ResponseError);
+
+/// Framing that the fields state: chunked, a length, or nothing (`None`). One reading or an error.
+pub(super) fn stated_framing(fields: Fields<'_>, version: Version) -> Result<BodyFraming, FramingError> {
+    let present = fields.present();
+    if present & (FieldId::TransferEncoding.bit() | FieldId::ContentLength.bit()) == 0 {
+        return Ok(BodyFraming::None);
+    }
+    if present & FieldId::TransferEncoding.bit() == 0 {
+        return content_length(fields).map(BodyFraming::Length);
+    }
+    if present & FieldId::ContentLength.bit() != 0 {
+        return Err(FramingError::ContentLengthWithTransferEncoding);
+    }
+    if version == Version::Http10 {
+        return Err(FramingError::TransferEncodingHttp10);
+    }
+    transfer_encoding(fields).map(|()| BodyFraming::Chunked)
+}
+
+fn content_length(fields: Fields<'_>) -> Result<u64, FramingError> {
+    if fields.is_repeated(FieldId::ContentLength) {
+        return Err(FramingError::DuplicateContentLength);
+    }
+    let value = fields.get(FieldId::ContentLength).unwrap_or_default();
+    if value.contains(&b',') {
+        return Err(FramingError::DuplicateContentLength);
+    }
+    if value.is_empty() || value.len() > LENGTH_DIGITS_MAX || !value.iter().all(u8::is_ascii_digit) {
+        return Err(FramingError::InvalidContentLength);
+    }
+    Ok(value.iter().fold(0, |n, &d| n * 10 + u64::from(d - b'0')))
+}
+
+/// Exactly one coding, `chunked`. Empty list members are refused too: recipients differ about them.
+fn transfer_encoding(fields: Fields<'_>) -> Result<(), FramingError> {
+    let mut chunked = false;
+    let mut others = false;
+    for member in fields.all(FieldId::TransferEncoding).flat_map(|value| value.split(|&b| b == b',')) {
+        let coding = scan::trim(member);
+        if chunked || !scan::is_token_str(coding) {
+            return Err(FramingError::InvalidTransferEncoding);
+        }
+        match coding.eq_ignore_ascii_case(b"chunked") {
+            true => chunked = true,
+            false => others = true,
+        }
+    }
+    match (chunked, others) {
+        (false, _) => Err(FramingError::InvalidTransferEncoding),
+        (true, true) => Err(FramingError::UnknownTransferCoding),
+        (true, false) => Ok(()),
+    }
+}
+
+/// Reads all Connection lines.
+pub(super) fn connection_options(fields: Fields<'_>) -> Result<ConnectionOptions, FramingError> {
+    let mut options = ConnectionOptions::default();
+    let mut names = 0;
+    for option in fields.list(FieldId::Connection) {
+        if option.eq_ignore_ascii_case(b"keep-alive") {
+            options.keep_alive = true;
+        } else if option.eq_ignore_ascii_case(b"close") {
+            options.close = true;
+        } else if option.eq_ignore_ascii_case(b"upgrade") {
+            options.upgrade = true;
+        } else if !scan::is_token_str(option) {
+            return Err(FramingError::InvalidConnection);
+        } else if scan::field_id(option).bit() & (HOP_BY_HOP | NOT_REMOVABLE) == 0 {
+            options.names_fields = true;
+            names += 1;
+        }
+    }
+    if names > CONNECTION_NAMES_MAX {
+        return Err(FramingError::InvalidConnection);
+    }
+    Ok(options)
 }
