@@ -18,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod harness;
 pub mod net;
 pub mod proxy;

@@ -32,7 +32,10 @@ pub type Check = Result<(), Violation>;
 /// How often things of interest happened, by name. A family names those that must not stay 0 over a whole
 /// test run: a checker that never met its case shows nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters(BTreeMap<&'static str, u64>);
+pub struct Counters {
+    sums: BTreeMap<&'static str, u64>,
+    peaks: BTreeMap<&'static str, u64>,
+}
 
 impl Counters {
     /// One more.
@@ -42,24 +45,33 @@ impl Counters {
 
     /// `n` more.
     pub fn add_n(&mut self, name: &'static str, n: u64) {
-        *self.0.entry(name).or_default() += n;
+        *self.sums.entry(name).or_default() += n;
+    }
+
+    /// The largest `value` seen.
+    pub fn peak(&mut self, name: &'static str, value: u64) {
+        let held = self.peaks.entry(name).or_default();
+        *held = value.max(*held);
     }
 
     /// How often so far.
     pub fn get(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.sums.get(name).or_else(|| self.peaks.get(name)).copied().unwrap_or(0)
     }
 
     /// Add the counts of another run.
     pub fn merge(&mut self, other: &Self) {
-        for (name, n) in &other.0 {
+        for (name, n) in &other.sums {
             self.add_n(name, *n);
+        }
+        for (name, value) in &other.peaks {
+            self.peak(name, *value);
         }
     }
 
-    /// In the order of the names.
+    /// Sums in the order of the names, then peaks.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        self.0.iter().map(|(name, n)| (*name, *n))
+        self.sums.iter().chain(&self.peaks).map(|(name, n)| (*name, *n))
     }
 }
 

@@ -1,0 +1,3 @@
+//! Agents: ledger, plan and steps under crashes, stale placements and flapping health.
+
+pub mod book;

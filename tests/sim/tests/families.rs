@@ -1,0 +1,52 @@
+//! Every family over the seeds of this run, replay of one seed, and that a seed replays exactly.
+
+use sluice_sim::harness::{Family, replay_from_env};
+
+fn family(name: &str) -> &'static Family {
+    sluice_sim::FAMILIES.iter().find(|f| f.name == name).unwrap_or_else(|| {
+        let names: Vec<&str> = sluice_sim::FAMILIES.iter().map(|f| f.name).collect();
+        panic!("no family {name}; there are {names:?}")
+    })
+}
+
+#[test]
+fn replay() {
+    let Some((seed, name)) = replay_from_env() else {
+        println!("skipped: SLUICE_SIM_SEED names no seed to replay");
+        return;
+    };
+    let mut violated = Vec::new();
+    for family in sluice_sim::FAMILIES.iter().filter(|f| name.as_deref().is_none_or(|n| f.name == n)) {
+        let run = (family.run)(seed);
+        if run.violation.is_some() {
+            println!("{}", family.failure(&run));
+            violated.push(family.name);
+        } else {
+            println!(
+                "{}: seed {seed}: no violation, {} events, hash {:016x}",
+                family.name, run.events, run.hash
+            );
+            println!("scenario: {}", run.scenario);
+        }
+    }
+    assert!(violated.is_empty(), "seed {seed} violates a rule in {violated:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events() {
+    for family in sluice_sim::FAMILIES {
+        let mut hashes = std::collections::BTreeSet::new();
+        for seed in 1..=10 {
+            let (first, second) = ((family.run)(seed), (family.run)(seed));
+            assert!(first.events > 0, "{}: seed {seed} plays nothing", family.name);
+            assert_eq!(first.hash, second.hash, "{}: seed {seed} does not replay", family.name);
+            hashes.insert(first.hash);
+        }
+        assert_eq!(hashes.len(), 10, "{}: different seeds play the same events", family.name);
+    }
+}
+
+#[test]
+fn l4_rules_hold() {
+    family("l4").test();
+}
