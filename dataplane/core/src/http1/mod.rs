@@ -22,6 +22,7 @@
 mod body;
 mod chunked;
 mod conditional;
+mod copy;
 mod error;
 mod field;
 mod framing;
@@ -54,7 +55,8 @@ pub use respond::{
 pub use response::{ResponseHead, parse_response};
 pub use rewrite::{ClientAddr, ForwardedPolicy, ProxyName, UpstreamContext, write_upstream_request};
 pub use stored::{
-    HitContext, stored_fields, write_hit, write_not_modified, write_partial_hit, write_stored_head,
+    HitContext, stored_fields, write_freshened_head, write_hit, write_not_modified, write_partial_hit,
+    write_stored_head,
 };
 pub use text::{HttpDate, write_decimal, write_hex};
 

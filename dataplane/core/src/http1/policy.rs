@@ -1,6 +1,6 @@
 //! What the proxy answers by itself before routing.
 
-use super::{FieldId, Method, RequestHead, TargetForm};
+use super::{FieldId, Method, RequestHead};
 
 /// An answer that needs no upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub fn local_answer(head: &RequestHead, buf: &[u8]) -> Option<LocalAnswer> {
     match head.method {
         Method::Trace => Some(LocalAnswer::TraceRefused),
         Method::Connect => Some(LocalAnswer::ConnectRefused),
-        Method::Options if head.form == TargetForm::Asterisk => Some(LocalAnswer::Options),
+        Method::Options if head.asks_about_server() => Some(LocalAnswer::Options),
         Method::Options => (max_forwards(head, buf) == Some(0)).then_some(LocalAnswer::Options),
         _ => None,
     }

@@ -213,6 +213,15 @@ impl RequestHead {
         &self.host
     }
 
+    /// OPTIONS about the server as a whole: `*`, or absolute-form without path and query (RFC 9112 section 3.2.4).
+    pub fn asks_about_server(&self) -> bool {
+        match self.form {
+            TargetForm::Asterisk => true,
+            TargetForm::Absolute => self.method == Method::Options && self.path_and_query.is_empty(),
+            TargetForm::Origin | TargetForm::Authority => false,
+        }
+    }
+
     /// The fields with their bytes.
     pub fn fields<'a>(&'a self, buf: &'a [u8]) -> Fields<'a> {
         self.fields.view(buf)
