@@ -1,1 +1,13 @@
-//! Load generator and side-by-side measurements.
+//! Load generator, deterministic origin and side-by-side measurements.
+//!
+//! Nothing depends on this crate. The programs are `sluice-load` (open-loop load), `sluice-origin` (the
+//! server behind what is measured) and `sluice-bench` (interleaved comparisons with public programs).
+
+#![forbid(unsafe_code)]
+
+pub mod chunked;
+pub mod load;
+pub mod origin;
+pub mod pattern;
+pub mod poll;
+pub mod rng;
