@@ -1,1 +1,3 @@
 //! The L7 proxy and cache.
+
+pub mod store;
