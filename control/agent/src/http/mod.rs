@@ -18,5 +18,6 @@
 //! | `POST /v1/trace` | `rest::TraceRequest` → `rest::Trace` |
 //! | `GET /v1/events?after=N&wait_ms=M` | → `rest::EventList`, events after number N, waiting for one at most M ms |
 //! | `POST /v1/proxy/upgrade` | → `rest::Upgraded` |
+//! | `POST /v1/purge` | `proxy_admin::Purge` → 204, 502 `proxy` without a running proxy |
 //! | `POST /v1/release` | takes everything off this node (XDP, pins, addresses, proxy) and ends the agent → 204 |
 //! | `GET /v1/openapi.json` | → the OpenAPI document |
