@@ -89,7 +89,7 @@ pub enum Command {
     /// Forget stored responses.
     Purge(PurgeArgs),
     /// Replace the running proxy program; connections are kept.
-    UpgradeProxy(UpgradeArgs),
+    UpgradeProxy,
     /// Look for what keeps packets from flowing, in plain words and with the fix.
     Doctor(DoctorArgs),
     /// Print a completion script.
@@ -196,9 +196,9 @@ pub struct DescribeArgs {
 pub enum DrainKind {
     /// A backend by name, in every pool, or `POOL/NAME`.
     Backend,
-    /// A member of a cache group by name, or `GROUP/NAME`.
+    /// A member of a cache group, as this agent's proxy sees it; on the member itself its proxy drains.
     Member,
-    /// The node itself: its proxy sends its clients away politely.
+    /// Both, everywhere this node name appears.
     Node,
 }
 
@@ -255,14 +255,6 @@ pub struct PurgeArgs {
     pub all: bool,
 }
 
-/// `sluice upgrade-proxy`.
-#[derive(Clone, Debug, Args)]
-pub struct UpgradeArgs {
-    /// Program to start; the agent's own setting when absent.
-    #[arg(long)]
-    pub binary: Option<PathBuf>,
-}
-
 /// `sluice doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
@@ -279,6 +271,9 @@ pub struct DoctorArgs {
     /// The interfaces are meant to run XDP although no program is attached yet.
     #[arg(long)]
     pub expect_xdp: bool,
+    /// Packets are meant to be encapsulated (`ipip` VIPs): a short MTU is a problem, not a warning.
+    #[arg(long)]
+    pub expect_ipip: bool,
     /// Apply the fixes, then look again.
     #[arg(long)]
     pub fix: bool,
@@ -290,6 +285,9 @@ pub struct VethPassArgs {
     /// Interfaces to attach to.
     #[arg(long, required = true)]
     pub iface: Vec<String>,
+    /// Namespace they are in.
+    #[arg(long)]
+    pub netns: Option<String>,
     /// Detach instead.
     #[arg(long)]
     pub detach: bool,

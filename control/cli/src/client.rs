@@ -6,9 +6,9 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sluice_api::rest::Problem;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub enum ClientError {
         path: PathBuf,
     },
     /// The agent said no.
-    #[error("{0}")]
+    #[error("{}", InWords(.0))]
     Refused(Problem),
     /// The answer is not of the expected shape.
     #[error("unexpected answer to {what}: {message}")]
@@ -57,48 +57,17 @@ pub enum ClientError {
     },
 }
 
-/// A field at fault.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct ProblemField {
-    /// Path such as `vips[0].pool`.
-    #[serde(default, alias = "item", alias = "path", alias = "pointer")]
-    pub field: String,
-    /// What is wrong with it.
-    #[serde(default, alias = "detail")]
-    pub message: String,
-}
+/// A [`Problem`] in words, every field at fault on a line of its own.
+pub struct InWords<'a>(pub &'a Problem);
 
-/// RFC 9457 problem details as the agent sends them.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-pub struct Problem {
-    /// HTTP status.
-    #[serde(default)]
-    pub status: u16,
-    /// Short name of the problem.
-    #[serde(default)]
-    pub title: String,
-    /// One sentence.
-    #[serde(default)]
-    pub detail: String,
-    /// Every field at fault.
-    #[serde(default)]
-    pub errors: Vec<ProblemField>,
-}
-
-impl fmt::Display for Problem {
+impl fmt::Display for InWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let title = if self.title.is_empty() { "refused" } else { &self.title };
-        write!(f, "{title}")?;
-        if !self.detail.is_empty() && self.detail != self.title {
-            write!(f, ": {}", self.detail)?;
+        let Problem { title, detail, errors, .. } = self.0;
+        f.write_str(if title.is_empty() { "refused" } else { title })?;
+        if !detail.is_empty() && detail != title {
+            write!(f, ": {detail}")?;
         }
-        for e in &self.errors {
-            match e.field.is_empty() {
-                true => write!(f, "\n  {}", e.message)?,
-                false => write!(f, "\n  {}: {}", e.field, e.message)?,
-            }
-        }
-        Ok(())
+        errors.iter().try_for_each(|e| write!(f, "\n  {e}"))
     }
 }
 
@@ -193,13 +162,13 @@ mod tests {
     #[test]
     fn a_problem_names_every_field() {
         let body = br#"{"type":"about:blank","title":"Invalid placement","status":422,
-            "detail":"2 fields at fault","errors":[{"field":"vips[0].pool","message":"no such pool"},
-            {"item":"pools[1].backends[0].weight","message":"1001 is above 1000"}]}"#;
+            "detail":"2 fields at fault","errors":[{"document":"web","path":"vips[0].pool","message":"no such pool"},
+            {"path":"pools[1].backends[0].weight","message":"1001 is above 1000"}]}"#;
         let p = problem(StatusCode::UNPROCESSABLE_ENTITY, body);
         assert_eq!(p.status, 422);
         assert_eq!(
-            p.to_string(),
-            "Invalid placement: 2 fields at fault\n  vips[0].pool: no such pool\n  \
+            InWords(&p).to_string(),
+            "Invalid placement: 2 fields at fault\n  document web: vips[0].pool: no such pool\n  \
              pools[1].backends[0].weight: 1001 is above 1000"
         );
     }
@@ -207,7 +176,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_problem_json_is_shown_as_it_is() {
         let p = problem(StatusCode::NOT_FOUND, b"no such route\n");
-        assert_eq!(p.to_string(), "Not Found: no such route");
+        assert_eq!(InWords(&p).to_string(), "Not Found: no such route");
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub type CommandResult = Result<u8, CommandError>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Problem;
+    use sluice_api::rest::Problem;
 
     #[test]
     fn codes_are_as_promised_in_help() {

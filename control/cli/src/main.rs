@@ -7,9 +7,12 @@
 
 mod args;
 mod client;
+mod commands;
+mod doctor;
 mod exit;
 mod lab;
 mod programs;
+mod table;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
@@ -39,10 +42,22 @@ async fn dispatch(cli: Cli) -> CommandResult {
         Command::Run(pass) => programs::become_sibling("sluice-agent", &pass.args),
         Command::Proxy(pass) => programs::become_sibling("sluice-proxy", &pass.args),
         Command::Lab(args) => lab::run(args, &cli.global).await,
+        Command::Apply(args) => commands::apply::apply(args, &cli.global).await,
+        Command::Diff(args) => commands::apply::diff(args, &cli.global).await,
+        Command::Delete(args) => commands::apply::delete(args, &cli.global).await,
+        Command::Get(args) => commands::get::get(args, &cli.global).await,
+        Command::Describe(args) => commands::get::describe(args, &cli.global).await,
+        Command::Drain(args) => commands::act::drain(args, true, &cli.global).await,
+        Command::Undrain(args) => commands::act::drain(args, false, &cli.global).await,
+        Command::Stats(args) => commands::stats::run(args, &cli.global).await,
+        Command::Trace(args) => commands::trace::run(args, &cli.global).await,
+        Command::Purge(args) => commands::act::purge(args, &cli.global).await,
+        Command::UpgradeProxy => commands::act::upgrade_proxy(&cli.global).await,
+        Command::Doctor(args) => doctor::run(args, &cli.global),
+        Command::VethPass(_) => Err(CommandError::Usage("not built yet".into())),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(exit::OK)
         }
-        _ => Err(CommandError::Usage("not built yet".into())),
     }
 }
