@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod disk;
 pub mod harness;
 pub mod net;
 pub mod proxy;

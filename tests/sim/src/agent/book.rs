@@ -119,8 +119,11 @@ impl Book {
         let name = if rng.chance(700) { "edge" } else { "cdn" };
         let mut document = self.newest[name].clone();
         document.generation += rng.between(1, 3);
-        let what =
-            if name == "edge" { self.edit_edge(rng, &mut document) } else { self.edit_cdn(rng, &mut document) };
+        let what = if name == "edge" {
+            self.edit_edge(rng, &mut document)
+        } else {
+            self.edit_cdn(rng, &mut document)
+        };
         self.keep(document.clone());
         Shown { document: name.to_owned(), bytes: bytes(&document), what }
     }
@@ -194,8 +197,12 @@ impl Book {
             2 => {
                 let at = rng.index(cdn.sites.len());
                 let ttl = rng.between(0, 60_000);
-                cdn.sites[at].routes =
-                    vec![Route { path: "/".into(), origin: None, cache: rng.chance(500), default_ttl_ms: ttl }];
+                cdn.sites[at].routes = vec![Route {
+                    path: "/".into(),
+                    origin: None,
+                    cache: rng.chance(500),
+                    default_ttl_ms: ttl,
+                }];
                 "edit_site_changed"
             }
             _ => {
@@ -350,7 +357,9 @@ mod tests {
             seen.insert(shown.what);
             let parsed = parse_document(&shown.bytes);
             match shown.what {
-                "bad_torn" | "bad_unknown_field" | "bad_empty_pool" => assert!(parsed.is_err(), "{}", shown.what),
+                "bad_torn" | "bad_unknown_field" | "bad_empty_pool" => {
+                    assert!(parsed.is_err(), "{}", shown.what)
+                }
                 _ => assert!(parsed.is_ok(), "{}: {parsed:?}", shown.what),
             }
         }
