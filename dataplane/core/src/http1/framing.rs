@@ -207,6 +207,15 @@ fn transfer_encoding(fields: Fields<'_>) -> Result<(), FramingError> {
 /// Reads all Connection lines.
 pub(super) fn connection_options(fields: Fields<'_>) -> Result<ConnectionOptions, FramingError> {
     let mut options = ConnectionOptions::default();
+    if !fields.is_repeated(FieldId::Connection) {
+        // What nearly all senders send, without taking the list apart.
+        let value = fields.get(FieldId::Connection).unwrap_or_default();
+        options.keep_alive = value.eq_ignore_ascii_case(b"keep-alive");
+        options.close = value.eq_ignore_ascii_case(b"close");
+        if options != ConnectionOptions::default() {
+            return Ok(options);
+        }
+    }
     let mut names = 0;
     for option in fields.list(FieldId::Connection) {
         if option.eq_ignore_ascii_case(b"keep-alive") {

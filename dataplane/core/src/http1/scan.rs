@@ -76,10 +76,11 @@ pub(super) fn is_token_str(s: &[u8]) -> bool {
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
 
-/// High bit set in each byte of `x` that is below `n` (n ≤ 128). Exact up to and including the lowest such byte.
+/// High bit set in each byte of `x` that is a control byte (below 0x20, or 0x7f). Exact: no sum carries over.
 #[inline]
-const fn below(x: u64, n: u8) -> u64 {
-    x.wrapping_sub(ONES * n as u64) & !x & HIGH
+const fn control(x: u64) -> u64 {
+    let y = x & !HIGH;
+    (!(y + 0x60 * ONES) | (y + ONES)) & !x & HIGH
 }
 
 /// High bit set in each byte of `x` equal to `n`. Exact up to and including the lowest such byte.
@@ -91,18 +92,23 @@ const fn equal(x: u64, n: u8) -> u64 {
 
 #[inline]
 fn word(buf: &[u8], at: usize) -> Option<u64> {
-    let bytes = buf.get(at..at + 8)?;
-    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    buf.get(at..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
 /// First offset at or after `at` whose byte is not allowed in a field value; `buf.len()` if none.
 #[inline]
 pub(super) fn skip_value(buf: &[u8], mut at: usize) -> usize {
+    while let (Some(a), Some(b)) = (word(buf, at), word(buf, at + 8)) {
+        if control(a) | control(b) != 0 {
+            break;
+        }
+        at += 16;
+    }
     while let Some(w) = word(buf, at) {
-        let mut stop = below(w, 0x20) | equal(w, 0x7f);
+        let mut stop = control(w);
         while stop != 0 {
             let i = at + (stop.trailing_zeros() / 8) as usize;
-            if !is_value(buf[i]) {
+            if buf[i] != b'\t' {
                 return i;
             }
             stop &= stop - 1;
@@ -119,7 +125,7 @@ pub(super) fn skip_value(buf: &[u8], mut at: usize) -> usize {
 #[inline]
 pub(super) fn skip_target(buf: &[u8], mut at: usize) -> usize {
     while let Some(w) = word(buf, at) {
-        let stop = below(w, 0x21) | equal(w, 0x7f) | equal(w, b'#') | (w & HIGH);
+        let stop = control(w) | equal(w, b' ') | equal(w, b'#') | (w & HIGH);
         if stop != 0 {
             return at + (stop.trailing_zeros() / 8) as usize;
         }
@@ -191,38 +197,124 @@ fn list_comma(s: &[u8]) -> Option<usize> {
 /// names share one (checked when compiled).
 const SLOTS: usize = 256;
 
+/// Words of the longest known name.
+const NAME_WORDS: usize = 4;
+
+/// A known name, ready to be compared a word at a time.
+#[derive(Clone, Copy)]
+struct Known {
+    len: u8,
+    id: FieldId,
+    /// The name, padded with zeros.
+    want: [u64; NAME_WORDS],
+    /// The bit that folds case, only where the name has a letter: no other byte becomes one by it.
+    fold: [u64; NAME_WORDS],
+}
+
 static NAMES: [u8; SLOTS] = name_table();
+/// By id, and an impossible last one for empty slots.
+static KNOWN: [Known; FieldId::KNOWN.len() + 1] = known_names();
 
 /// Length, first, middle and last byte tell the known names apart; `| 0x20` folds ASCII case.
 #[inline]
-const fn slot(name: &[u8]) -> usize {
-    let n = name.len();
-    let first = (name[0] | 0x20) as usize;
-    let mid = (name[n / 2] | 0x20) as usize;
-    let last = (name[n - 1] | 0x20) as usize;
-    (n * 169 + first * 62 + mid * 133 + last * 168) % SLOTS
+const fn slot(len: usize, first: u8, mid: u8, last: u8) -> usize {
+    let (first, mid, last) = ((first | 0x20) as usize, (mid | 0x20) as usize, (last | 0x20) as usize);
+    (len * 169 + first * 62 + mid * 133 + last * 168) % SLOTS
 }
 
 const fn name_table() -> [u8; SLOTS] {
-    let mut t = [FieldId::Other as u8; SLOTS];
+    let mut t = [FieldId::KNOWN.len() as u8; SLOTS];
     let mut i = 0;
     while i < FieldId::KNOWN.len() {
-        let s = slot(FieldId::KNOWN[i].name().as_bytes());
-        assert!(t[s] == FieldId::Other as u8, "two known field names share a slot");
+        let name = FieldId::KNOWN[i].name().as_bytes();
+        let s = slot(name.len(), name[0], name[name.len() / 2], name[name.len() - 1]);
+        assert!(t[s] as usize == FieldId::KNOWN.len(), "two known field names share a slot");
         t[s] = i as u8;
         i += 1;
     }
     t
 }
 
+const fn known_names() -> [Known; FieldId::KNOWN.len() + 1] {
+    let none = Known { len: 0, id: FieldId::Other, want: [0; NAME_WORDS], fold: [0; NAME_WORDS] };
+    let mut t = [none; FieldId::KNOWN.len() + 1];
+    let mut i = 0;
+    while i < FieldId::KNOWN.len() {
+        let name = FieldId::KNOWN[i].name().as_bytes();
+        assert!(name.len() <= NAME_WORDS * 8);
+        t[i].len = name.len() as u8;
+        t[i].id = FieldId::KNOWN[i];
+        let mut k = 0;
+        while k < name.len() {
+            t[i].want[k / 8] |= (name[k] as u64) << (k % 8 * 8);
+            if name[k].is_ascii_alphabetic() {
+                t[i].fold[k / 8] |= 0x20 << (k % 8 * 8);
+            }
+            k += 1;
+        }
+        i += 1;
+    }
+    t
+}
+
 /// Id of a field name, ASCII case ignored.
-#[inline]
 pub(super) fn field_id(name: &[u8]) -> FieldId {
-    if name.is_empty() {
+    let mut padded = [0u8; NAME_WORDS * 8];
+    match padded.get_mut(..name.len()) {
+        Some(start) => start.copy_from_slice(name),
+        None => return FieldId::Other,
+    }
+    field_id_at(&padded, 0, name.len())
+}
+
+/// Id of the name `buf[at..at + len]`. Needs the bytes of whole words behind it: within a word of the end of
+/// `buf` nothing is recognised.
+#[inline]
+fn field_id_at(buf: &[u8], at: usize, len: usize) -> FieldId {
+    if len == 0 || at + len > buf.len() {
         return FieldId::Other;
     }
-    match FieldId::KNOWN.get(usize::from(NAMES[slot(name)])) {
-        Some(&id) if id.name().as_bytes().eq_ignore_ascii_case(name) => id,
-        _ => FieldId::Other,
+    let s = slot(len, buf[at], buf[at + len / 2], buf[at + len - 1]);
+    let known = &KNOWN[usize::from(NAMES[s])];
+    if usize::from(known.len) != len {
+        return FieldId::Other;
     }
+    let mut k = 0;
+    while k * 8 < len {
+        let Some(w) = word(buf, at + k * 8) else { return FieldId::Other };
+        let here = len - k * 8;
+        let mask = if here >= 8 { u64::MAX } else { (1 << (here * 8)) - 1 };
+        if (w | known.fold[k]) & mask != known.want[k] {
+            return FieldId::Other;
+        }
+        k += 1;
+    }
+    known.id
+}
+
+/// A field name at `at` that ends in a colon within reach: its id and its end. Known names need no check of
+/// their bytes; others are checked. `None`: look byte by byte.
+#[inline]
+pub(super) fn name_at(buf: &[u8], at: usize) -> Option<(FieldId, usize)> {
+    let mut end = at;
+    loop {
+        let colon = equal(word(buf, end)?, b':');
+        if colon != 0 {
+            end += (colon.trailing_zeros() / 8) as usize;
+            break;
+        }
+        end += 8;
+        if end - at > NAME_WORDS * 8 {
+            return None;
+        }
+    }
+    let id = field_id_at(buf, at, end - at);
+    if id == FieldId::Other && !is_token_str(&buf[at..end]) {
+        return None;
+    }
+    // A known name too near the end of the buffer was not recognised; the slow way will.
+    if id == FieldId::Other && end + 8 > buf.len() {
+        return None;
+    }
+    Some((id, end))
 }

@@ -3,7 +3,7 @@
 //! Resumable at every byte: a partial parse keeps the start of the current line and how far its value is known
 //! to be clean, so slow senders cost one look at each byte (names, at most 256 bytes, are looked at again).
 
-use super::field::{Field, FieldTable, Span};
+use super::field::{Field, FieldId, FieldTable, Span};
 use super::scan;
 use super::{Parse, RequestError, ResponseError};
 
@@ -86,54 +86,117 @@ pub(super) fn parse_section(
     table: &mut FieldTable,
     mut colon: Colon<'_>,
 ) -> Result<Parse, SectionError> {
-    loop {
-        let line = cursor.line;
-        if cursor.scanned == 0 {
-            match buf.get(line) {
-                None => return Ok(Parse::Partial),
-                Some(b'\r') => return end_of_section(buf, line),
-                Some(b'\n') => return Err(SectionError::BareLf),
-                Some(b' ' | b'\t') => return Err(SectionError::ObsFold),
-                Some(_) => {}
-            }
-            let name_end = scan::skip_token(buf, line);
-            if name_end - line > NAME_BYTES_MAX {
-                return Err(SectionError::FieldNameTooLong);
-            }
-            let Some(after_colon) = find_colon(buf, line, name_end, &mut colon)? else {
-                return Ok(Parse::Partial);
-            };
-            cursor.name_end = name_end;
-            cursor.scanned = after_colon;
+    let mut line = cursor.line;
+    if cursor.scanned != 0 {
+        let id = scan::field_id(buf.get(line..cursor.name_end).unwrap_or_default());
+        let (name_end, scanned) = (cursor.name_end, cursor.scanned);
+        match value(buf, line, name_end, scanned, id, fields_max, cursor, table)? {
+            Some(next) => line = next,
+            None => return Ok(Parse::Partial),
         }
-        let stop = scan::skip_value(buf, cursor.scanned);
-        let Some(&[cr, lf]) = buf.get(stop..stop + 2) else {
-            cursor.scanned = stop;
+    }
+    loop {
+        let (id, name_end, after_colon) = match scan::name_at(buf, line) {
+            Some((id, end)) if end > line => (id, end, end + 1),
+            _ => match name_slowly(buf, line, &mut colon)? {
+                Name::Found { id, end, after_colon } => (id, end, after_colon),
+                Name::Partial => {
+                    *cursor = Cursor::at(line);
+                    return Ok(Parse::Partial);
+                }
+                Name::EndOfSection { head_len } => return Ok(Parse::Complete { head_len }),
+            },
+        };
+        match value(buf, line, name_end, after_colon, id, fields_max, cursor, table)? {
+            Some(next) => line = next,
+            None => return Ok(Parse::Partial),
+        }
+    }
+}
+
+/// The value of the line at `line`, clean up to `from`, and the end of the line: start of the next line, or
+/// `None` with the cursor set if more bytes are needed.
+#[allow(clippy::too_many_arguments)] // inlined: its arguments are the variables of the loop
+#[inline(always)]
+fn value(
+    buf: &[u8],
+    line: usize,
+    name_end: usize,
+    from: usize,
+    id: FieldId,
+    fields_max: usize,
+    cursor: &mut Cursor,
+    table: &mut FieldTable,
+) -> Result<Option<usize>, SectionError> {
+    let stop = scan::skip_value(buf, from);
+    match buf.get(stop..).and_then(<[u8]>::first_chunk) {
+        Some(b"\r\n") => {}
+        Some([b'\r', _]) => return Err(SectionError::BareCr),
+        _ => {
+            *cursor = Cursor { line, name_end, scanned: stop };
             return match buf.get(stop) {
-                None | Some(b'\r') => Ok(Parse::Partial),
+                None | Some(b'\r') => Ok(None),
                 Some(b'\n') => Err(SectionError::BareLf),
                 Some(_) => Err(SectionError::InvalidFieldValue),
             };
-        };
-        match (cr, lf) {
-            (b'\r', b'\n') => {}
-            (b'\r', _) => return Err(SectionError::BareCr),
-            (b'\n', _) => return Err(SectionError::BareLf),
-            _ => return Err(SectionError::InvalidFieldValue),
         }
-        if table.list.len() >= fields_max {
-            return Err(SectionError::TooManyFields);
-        }
-        table.push(field(buf, line, cursor.name_end, stop));
-        *cursor = Cursor::at(stop + 2);
+    }
+    if table.list.len() >= fields_max {
+        return Err(SectionError::TooManyFields);
+    }
+    table.push(Field { name: Span::between(line, name_end), value: trimmed(buf, name_end, stop), id });
+    Ok(Some(stop + 2))
+}
+
+/// The value between the end of the name and the end of the line: behind optional whitespace (lenient parsing
+/// only), one colon and optional whitespace, and without whitespace at its end.
+#[inline]
+fn trimmed(buf: &[u8], name_end: usize, stop: usize) -> Span {
+    let mut start = name_end;
+    while start < stop && matches!(buf[start], b' ' | b'\t') {
+        start += 1;
+    }
+    start += 1;
+    while start < stop && matches!(buf[start], b' ' | b'\t') {
+        start += 1;
+    }
+    let mut end = stop;
+    while end > start && matches!(buf[end - 1], b' ' | b'\t') {
+        end -= 1;
+    }
+    Span::between(start, end)
+}
+
+enum Name {
+    Found { id: FieldId, end: usize, after_colon: usize },
+    EndOfSection { head_len: usize },
+    Partial,
+}
+
+/// A name byte by byte: the end of the section, names near the end of the buffer, long ones, wrong ones.
+fn name_slowly(buf: &[u8], line: usize, colon: &mut Colon<'_>) -> Result<Name, SectionError> {
+    match buf.get(line) {
+        None => return Ok(Name::Partial),
+        Some(b'\r') => return end_of_section(buf, line),
+        Some(b'\n') => return Err(SectionError::BareLf),
+        Some(b' ' | b'\t') => return Err(SectionError::ObsFold),
+        Some(_) => {}
+    }
+    let end = scan::skip_token(buf, line);
+    if end - line > NAME_BYTES_MAX {
+        return Err(SectionError::FieldNameTooLong);
+    }
+    match find_colon(buf, line, end, colon)? {
+        Some(after_colon) => Ok(Name::Found { id: scan::field_id(&buf[line..end]), end, after_colon }),
+        None => Ok(Name::Partial),
     }
 }
 
 #[inline]
-fn end_of_section(buf: &[u8], line: usize) -> Result<Parse, SectionError> {
+fn end_of_section(buf: &[u8], line: usize) -> Result<Name, SectionError> {
     match buf.get(line + 1) {
-        None => Ok(Parse::Partial),
-        Some(b'\n') => Ok(Parse::Complete { head_len: line + 2 }),
+        None => Ok(Name::Partial),
+        Some(b'\n') => Ok(Name::EndOfSection { head_len: line + 2 }),
         Some(_) => Err(SectionError::BareCr),
     }
 }
@@ -166,28 +229,5 @@ fn find_colon(
         },
         Some(b'\n') => Err(SectionError::BareLf),
         Some(_) => Err(SectionError::InvalidFieldName),
-    }
-}
-
-/// The field whose line is `buf[line..stop]`.
-#[inline]
-fn field(buf: &[u8], line: usize, name_end: usize, stop: usize) -> Field {
-    // Between name and value stand optional whitespace, one colon and optional whitespace.
-    let mut start = name_end;
-    while start < stop && matches!(buf[start], b' ' | b'\t') {
-        start += 1;
-    }
-    start += 1;
-    while start < stop && matches!(buf[start], b' ' | b'\t') {
-        start += 1;
-    }
-    let mut end = stop;
-    while end > start && matches!(buf[end - 1], b' ' | b'\t') {
-        end -= 1;
-    }
-    Field {
-        name: Span::between(line, name_end),
-        value: Span::between(start, end.max(start)),
-        id: scan::field_id(&buf[line..name_end]),
     }
 }
