@@ -1,0 +1,239 @@
+//! Keys and values of the maps.
+
+use crate::BUCKET_ENTRIES;
+use crate::reason::{DROP_REASONS, EVENTS};
+
+/// Map names, as pinned.
+pub mod map {
+    /// [`super::VipKey4`] to [`super::VipValue`].
+    pub const VIPS4: &str = "VIPS4";
+    /// [`super::VipKey6`] to [`super::VipValue`].
+    pub const VIPS6: &str = "VIPS6";
+    /// Address (IPv4 in the first four bytes, rest zero) to [`super::AddrValue`].
+    pub const ADDRS: &str = "ADDRS";
+    /// VIP id to its array of slots.
+    pub const TABLES: &str = "TABLES";
+    /// Backend id to [`super::BackendValue`].
+    pub const BACKENDS: &str = "BACKENDS";
+    /// [`super::Bucket`].
+    pub const FLOWS: &str = "FLOWS";
+    /// Interface index to itself, for redirects.
+    pub const DEVS: &str = "DEVS";
+    /// VIP id to [`super::DropCounts`], per CPU.
+    pub const DROPS: &str = "DROPS";
+    /// Backend id to [`super::Traffic`], per CPU.
+    pub const TRAFFIC: &str = "TRAFFIC";
+    /// One [`super::EventCounts`], per CPU.
+    pub const EVENTS: &str = "EVENTS";
+    /// One [`super::Meta`].
+    pub const META: &str = "META";
+    /// Outer address to 1, on a node.
+    pub const DECAP_OUTER: &str = "DECAP_OUTER";
+    /// Inner address to 1, on a node.
+    pub const DECAP_INNER: &str = "DECAP_INNER";
+}
+
+/// IP protocol numbers.
+pub mod proto {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// IPv4 in IP.
+    pub const IPIP: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// Fragment header of IPv6.
+    pub const IPV6_FRAGMENT: u8 = 44;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+
+    /// Extension headers of IPv6 other than the fragment header (IANA registry, 2024): hop-by-hop, routing,
+    /// ESP, AH, destination options, mobility, HIP, shim6.
+    #[inline(always)]
+    pub const fn is_ipv6_extension(next: u8) -> bool {
+        matches!(next, 0 | 43 | 50 | 51 | 60 | 135 | 139 | 140)
+    }
+}
+
+/// Forwarding modes, [`VipValue::mode`].
+pub mod mode {
+    /// Rewrite the destination MAC.
+    pub const L2_DIRECT: u8 = 1;
+    /// Encapsulate in IP.
+    pub const IPIP: u8 = 2;
+    /// Pass up to this box's own stack.
+    pub const LOCAL: u8 = 3;
+}
+
+/// Flags of a backend.
+pub mod backend_flag {
+    /// The row is in use.
+    pub const PRESENT: u16 = 1;
+    /// Healthy or draining: flows stay. Without it flows move to the slot's current owner.
+    pub const ALIVE: u16 = 2;
+    /// `addr4` is set.
+    pub const HAS_V4: u16 = 4;
+    /// `addr6` is set.
+    pub const HAS_V6: u16 = 8;
+    /// MACs and interface are set.
+    pub const HAS_LINK: u16 = 16;
+}
+
+/// Key of an IPv4 VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipKey4 {
+    /// Address on the wire.
+    pub addr: [u8; 4],
+    /// Port, network order.
+    pub port_be: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<VipKey4>() == 8);
+
+/// Key of an IPv6 VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VipKey6 {
+    /// Address on the wire.
+    pub addr: [u8; 16],
+    /// Port, network order.
+    pub port_be: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Zero.
+    pub pad: u8,
+}
+const _: () = assert!(size_of::<VipKey6>() == 20);
+
+/// A VIP.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VipValue {
+    /// Starts at 1; index into the tables and drop counters. 0 there counts for an address of several VIPs.
+    pub id: u32,
+    /// See [`mode`].
+    pub mode: u8,
+    /// Zero.
+    pub flags: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+    /// [`crate::hash::vip_seed`].
+    pub seed: u64,
+    /// Longest silence of a flow, ms.
+    pub flow_idle_ms: u32,
+    /// Zero.
+    pub pad2: [u8; 4],
+}
+const _: () = assert!(size_of::<VipValue>() == 24);
+
+/// What is known of an address that carries VIPs, asked when the ports are of no use.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddrValue {
+    /// The one forwarded VIP at this address, or 0 when there are several.
+    pub vip: u32,
+    /// 1: at least one VIP here is forwarded, and none is local.
+    pub forwards_only: u32,
+}
+const _: () = assert!(size_of::<AddrValue>() == 8);
+
+/// A backend: one cache line.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendValue {
+    /// MAC of the backend, or of the next hop towards it.
+    pub dst_mac: [u8; 6],
+    /// MAC of the interface out.
+    pub src_mac: [u8; 6],
+    /// See [`backend_flag`].
+    pub flags: u16,
+    /// Largest IP packet out, bytes.
+    pub mtu: u16,
+    /// Interface out.
+    pub ifindex: u32,
+    /// Outer destination for IPv4.
+    pub addr4: [u8; 4],
+    /// Outer destination for IPv6.
+    pub addr6: [u8; 16],
+    /// Outer source for IPv4; its low half is replaced by [`crate::hash::outer_entropy`].
+    pub outer_src4: [u8; 4],
+    /// Outer source for IPv6, first 14 bytes; the last two are the entropy.
+    pub outer_src6: [u8; 14],
+    /// [`crate::sum::outer4_base`] for a protocol of [`proto::IPIP`].
+    pub outer4_sum: u16,
+    /// Zero.
+    pub pad: [u8; 4],
+}
+const _: () = assert!(size_of::<BackendValue>() == 64);
+
+/// TTL and hop limit of outer headers (RFC 1700's default).
+pub const OUTER_TTL: u8 = 64;
+
+/// A bucket of the flow table: one cache line, since mmapable arrays start on a page.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    /// See [`crate::flow::Entry`].
+    pub entries: [u64; BUCKET_ENTRIES],
+}
+const _: () = assert!(size_of::<Bucket>() == 64);
+
+/// Drops of a VIP by reason.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DropCounts {
+    /// By [`crate::reason::DropReason`] number.
+    pub packets: [u64; DROP_REASONS],
+}
+const _: () = assert!(size_of::<DropCounts>() == 256);
+
+/// Events.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// By [`crate::reason::Event`] number.
+    pub packets: [u64; EVENTS],
+}
+const _: () = assert!(size_of::<EventCounts>() == 256);
+
+/// Traffic to a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// IP bytes before encapsulation.
+    pub bytes: u64,
+}
+const _: () = assert!(size_of::<Traffic>() == 16);
+
+/// Written once when the maps are made; checked before they are adopted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// [`META_MAGIC`].
+    pub magic: u32,
+    /// [`crate::ABI_VERSION`].
+    pub abi_version: u32,
+    /// Buckets of the flow table, a power of two.
+    pub flow_buckets: u32,
+    /// Size of the VIP tables.
+    pub vips: u32,
+    /// Size of the backend table.
+    pub backends: u32,
+    /// Units of silence after which any VIP's flow is dead: the largest over the VIPs.
+    pub idle_units: u32,
+    /// Secret of the group, see [`crate::hash::vip_seed`].
+    pub secret: u64,
+}
+const _: () = assert!(size_of::<Meta>() == 32);
+
+/// `SLUI`.
+pub const META_MAGIC: u32 = 0x534c_5549;

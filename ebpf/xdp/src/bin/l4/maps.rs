@@ -1,0 +1,81 @@
+//! The balancer's maps. Sizes here are placeholders where the loader sets its own.
+
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray};
+use aya_ebpf::macros::btf_map;
+use sluice_abi::layout::{
+    AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic, VipKey4, VipKey6, VipValue,
+};
+use sluice_abi::reason::{DROP_REASONS, DropReason, EVENTS as EVENT_PLACES, Event};
+use sluice_abi::slot::Slot;
+use sluice_xdp::opaque;
+
+/// `BPF_F_MMAPABLE`: the loader stores and reads through a mapping, and the array starts on a page, so that a
+/// bucket is one cache line.
+const MMAPABLE: usize = 1 << 10;
+
+const SLOTS: usize = sluice_abi::SLOTS as usize;
+const VIPS: usize = sluice_abi::VIPS_DEFAULT as usize;
+const BACKEND_ROWS: usize = sluice_abi::BACKENDS_DEFAULT as usize;
+const BUCKETS: usize = sluice_abi::FLOW_BUCKETS_DEFAULT as usize;
+
+#[btf_map]
+pub static VIPS4: HashMap<VipKey4, VipValue, VIPS> = HashMap::new();
+#[btf_map]
+pub static VIPS6: HashMap<VipKey6, VipValue, VIPS> = HashMap::new();
+#[btf_map]
+pub static ADDRS: HashMap<[u8; 16], AddrValue, VIPS> = HashMap::new();
+#[btf_map]
+pub static TABLES: ArrayOfMaps<Array<[u32; SLOTS], 1, MMAPABLE>, VIPS> = ArrayOfMaps::new();
+#[btf_map]
+pub static BACKENDS: Array<BackendValue, BACKEND_ROWS, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FLOWS: Array<Bucket, BUCKETS, MMAPABLE> = Array::new();
+#[btf_map]
+pub static DEVS: DevMapHash<256> = DevMapHash::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<DropCounts, VIPS> = PerCpuArray::new();
+#[btf_map]
+pub static TRAFFIC: PerCpuArray<Traffic, BACKEND_ROWS> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: PerCpuArray<EventCounts, 1> = PerCpuArray::new();
+#[btf_map]
+pub static META: Array<Meta, 1> = Array::new();
+
+/// Slot `index` of a VIP's table. One value holds the whole table: an array of single slots would take 8 bytes
+/// for each.
+#[inline(always)]
+pub fn slot(vip: u32, index: u32) -> Option<Slot> {
+    let table = TABLES.get_value_ptr_mut(vip, &0)? as *const u32;
+    // SAFETY: `index` comes from `slot_of`, below the number of slots; one aligned word, read whole.
+    Some(Slot(unsafe { table.add(opaque(index) as usize).read_volatile() }))
+}
+
+/// Counts a drop of a VIP.
+#[inline(always)]
+pub fn count_drop(vip: u32, reason: DropReason) {
+    if let Some(counts) = DROPS.get_ptr_mut(vip) {
+        // SAFETY: this processor's own copy, valid while the program runs; the index is in range.
+        unsafe { (*counts).packets[reason as usize & (DROP_REASONS - 1)] += 1 };
+    }
+}
+
+/// Counts an event.
+#[inline(always)]
+pub fn count_event(event: Event) {
+    if let Some(counts) = EVENTS.get_ptr_mut(0) {
+        // SAFETY: this processor's own copy, valid while the program runs; the index is in range.
+        unsafe { (*counts).packets[event as usize & (EVENT_PLACES - 1)] += 1 };
+    }
+}
+
+/// Counts a packet handed to a backend.
+#[inline(always)]
+pub fn count_traffic(backend: u32, bytes: u32) {
+    if let Some(traffic) = TRAFFIC.get_ptr_mut(backend) {
+        // SAFETY: this processor's own copy, valid while the program runs.
+        unsafe {
+            (*traffic).packets += 1;
+            (*traffic).bytes += bytes as u64;
+        }
+    }
+}
