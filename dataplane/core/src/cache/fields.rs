@@ -32,6 +32,20 @@ impl FieldSource for Fields<'_> {
     }
 }
 
+impl<T: FieldSource + ?Sized> FieldSource for &T {
+    fn each(&self, id: FieldId, visit: &mut dyn FnMut(&[u8])) {
+        (**self).each(id, visit);
+    }
+
+    fn each_named(&self, name: &[u8], visit: &mut dyn FnMut(&[u8])) {
+        (**self).each_named(name, visit);
+    }
+
+    fn has(&self, id: FieldId) -> bool {
+        (**self).has(id)
+    }
+}
+
 /// A list of names (lower case) and values.
 impl FieldSource for [(&str, &str)] {
     fn each(&self, id: FieldId, visit: &mut dyn FnMut(&[u8])) {
