@@ -74,6 +74,7 @@ impl BodyDecoder {
     pub fn on_close(&self) -> Result<(), BodyError> {
         match self {
             BodyDecoder::UntilClose | BodyDecoder::Length(0) => Ok(()),
+            BodyDecoder::Chunked(decoder) if decoder.is_ended() => Ok(()),
             BodyDecoder::Length(_) | BodyDecoder::Chunked(_) => Err(BodyError::UnexpectedEnd),
         }
     }

@@ -107,6 +107,11 @@ impl ChunkedDecoder {
         &self.trailers
     }
 
+    /// The last chunk and the trailers have been read.
+    pub fn is_ended(&self) -> bool {
+        self.state == State::End
+    }
+
     fn start_chunk(&mut self) {
         self.state = State::Size;
         self.digits = 0;
@@ -129,16 +134,17 @@ impl ChunkedDecoder {
         if self.line_bytes + 1 > limits.chunk_line_bytes {
             return Err(BodyError::ChunkLineTooLong);
         }
-        self.state = match self.state {
-            State::Ext(ext) => {
-                self.ext_bytes += 1;
-                if self.ext_bytes > limits.chunk_ext_bytes {
-                    return Err(BodyError::ChunkExtensionsTooLarge);
-                }
-                extension(ext, byte)?
-            }
-            _ => self.size_byte(byte)?,
+        let (before, after) = match self.state {
+            State::Ext(ext) => (true, extension(ext, byte)?),
+            _ => (false, self.size_byte(byte)?),
         };
+        if before || matches!(after, State::Ext(_)) {
+            self.ext_bytes += 1;
+            if self.ext_bytes > limits.chunk_ext_bytes {
+                return Err(BodyError::ChunkExtensionsTooLarge);
+            }
+        }
+        self.state = after;
         Ok(())
     }
 

@@ -104,7 +104,10 @@ pub(super) fn parse_section(
                     *cursor = Cursor::at(line);
                     return Ok(Parse::Partial);
                 }
-                Name::EndOfSection { head_len } => return Ok(Parse::Complete { head_len }),
+                Name::EndOfSection { head_len } => {
+                    *cursor = Cursor::at(head_len);
+                    return Ok(Parse::Complete { head_len });
+                }
             },
         };
         match value(buf, line, name_end, after_colon, id, fields_max, cursor, table)? {
