@@ -45,3 +45,34 @@ pub fn parse_document(bytes: &[u8]) -> Result<CheckedDocument, Vec<FieldError>> 
 pub fn check_document(raw: crate::placement::Document) -> Result<CheckedDocument, Vec<FieldError>> {
     document::check(raw)
 }
+
+/// Checks of single values, for programs that are handed single rows. Each error says what is wrong.
+pub mod value {
+    use super::names;
+    use std::net::SocketAddr;
+
+    /// Host of a site: lower-case name or address, `*.suffix`, or `*`.
+    pub fn site_host(host: &str) -> Result<(), String> {
+        names::site_host(host)
+    }
+
+    /// Host field sent to an origin.
+    pub fn upstream_host(host: &str) -> Result<(), String> {
+        names::upstream_host(host)
+    }
+
+    /// Prefix of a route.
+    pub fn path(path: &str) -> Result<(), String> {
+        names::path(path)
+    }
+
+    /// Name of an origin, member or other item.
+    pub fn name(name: &str) -> Result<(), String> {
+        names::name(name)
+    }
+
+    /// `address:port` of a host.
+    pub fn endpoint(text: &str) -> Result<SocketAddr, String> {
+        names::endpoint(text)
+    }
+}
