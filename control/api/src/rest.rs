@@ -187,8 +187,8 @@ pub struct VipStats {
     pub bytes: u64,
     /// Drops by reason name.
     pub drops: BTreeMap<String, u64>,
-    /// Slots whose previous owner is remembered now.
-    pub window_slots: u64,
+    /// Previous owners of slots are remembered now.
+    pub window_open: bool,
 }
 
 /// Counters of a backend.

@@ -1,0 +1,443 @@
+//! The ledger: what this node was told and must not forget.
+//!
+//! Owns one redb file. Everything is durable (fsync) before it is acted on, so a node that reboots while cut
+//! off from everything brings its work back. Runs on the engine's thread.
+//!
+//! * documents in force: generation, file name in the source, text as written;
+//! * drains the operator asked for;
+//! * backend ids: one per pool, name and addresses; a retired id is not given again while a flow may name it;
+//! * revision and digest of the rows last acknowledged by the proxy.
+
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use sluice_api::rest::{DrainKind, DrainRequest};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const DOCUMENTS: TableDefinition<'_, &str, (u64, &str, &[u8])> = TableDefinition::new("documents");
+const DRAINS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("drains");
+const IDS: TableDefinition<'_, &str, (u16, u64)> = TableDefinition::new("backend_ids");
+
+/// Raised with every change of a table's meaning.
+const FORMAT: u64 = 1;
+/// Operator drains kept: each names a node or backend, of which a set has at most this order.
+pub const DRAINS_MAX: usize = 65_536;
+/// Page cache of redb, bytes: the ledger is written often and read at start only.
+const CACHE_BYTES: usize = 4 << 20;
+
+/// Why the ledger could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The file cannot be opened for a reason that may pass (permissions, lock of another agent).
+    #[error("open ledger {path}: {source}")]
+    Open {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: redb::Error,
+    },
+    /// The file was written by another format.
+    #[error("ledger has format {found}, this program knows {FORMAT}")]
+    Format {
+        /// Number found.
+        found: u64,
+    },
+    /// A damaged file could not be moved aside.
+    #[error("move damaged ledger {path} aside: {source}")]
+    Aside {
+        /// File.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// A read failed.
+    #[error("read ledger: {0}")]
+    Read(redb::Error),
+    /// A commit failed: nothing of it is in force.
+    #[error("commit ledger: {0}")]
+    Commit(redb::Error),
+    /// No id is free.
+    #[error("all {max} backend ids are in use or retired")]
+    NoId {
+        /// Ids there are.
+        max: u16,
+    },
+    /// Too many drains.
+    #[error("{DRAINS_MAX} drains are in force already")]
+    TooManyDrains,
+}
+
+/// A document as kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Generation.
+    pub generation: u64,
+    /// File name in the source directory; empty: came over the API only.
+    pub file: String,
+    /// Text as written.
+    pub text: Vec<u8>,
+}
+
+/// Backend ids: in use, or retired until a wall-clock time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    by_key: BTreeMap<String, (u16, u64)>,
+    last: u16,
+}
+
+/// A change of ids to be committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdChange {
+    set: BTreeMap<String, (u16, u64)>,
+    forget: BTreeSet<String>,
+    last: u16,
+}
+
+impl Ids {
+    /// Id of an active key.
+    pub fn get(&self, key: &str) -> Option<u16> {
+        self.by_key.get(key).filter(|(_, retired)| *retired == 0).map(|(id, _)| *id)
+    }
+
+    /// Key of an id, active or retired.
+    pub fn key_of(&self, id: u16) -> Option<&str> {
+        self.by_key.iter().find(|(_, (other, _))| *other == id).map(|(key, _)| key.as_str())
+    }
+
+    /// These keys have ids, and no other key does.
+    pub fn are_exactly(&self, wanted: &BTreeSet<String>) -> bool {
+        let active = self.by_key.iter().filter(|(_, (_, retired))| *retired == 0).map(|(key, _)| key);
+        active.eq(wanted)
+    }
+
+    /// Ids, at most `max`, for exactly these keys. Keys no longer named are retired until `now_ms + idle_ms`; a key named
+    /// again gets its old id back; ids in `busy` (the flow table still names them) are never given anew.
+    ///
+    /// # Errors
+    /// [`LedgerError::NoId`] when none is free.
+    pub fn change_to(
+        &self,
+        wanted: &BTreeSet<String>,
+        busy: &BTreeSet<u16>,
+        now_ms: u64,
+        idle_ms: u64,
+        max: u16,
+    ) -> Result<Option<IdChange>, LedgerError> {
+        let mut change = IdChange { last: self.last, ..IdChange::default() };
+        let mut taken: BTreeSet<u16> = busy.clone();
+        for (key, &(id, retired)) in &self.by_key {
+            match (wanted.contains(key), retired) {
+                (true, 0) => {}
+                (true, _) => {
+                    change.set.insert(key.clone(), (id, 0));
+                }
+                (false, 0) => {
+                    drop(change.set.insert(key.clone(), (id, now_ms.saturating_add(idle_ms).max(1))))
+                }
+                (false, until) if until <= now_ms && !busy.contains(&id) => {
+                    change.forget.insert(key.clone());
+                    continue;
+                }
+                (false, _) => {}
+            }
+            taken.insert(id);
+        }
+        for key in wanted.iter().filter(|key| !self.by_key.contains_key(*key)) {
+            let id = next_free(&taken, change.last, max).ok_or(LedgerError::NoId { max })?;
+            taken.insert(id);
+            change.last = id;
+            change.set.insert(key.clone(), (id, 0));
+        }
+        let nothing = change.set.is_empty() && change.forget.is_empty();
+        Ok((!nothing).then_some(change))
+    }
+
+    pub(crate) fn take(&mut self, change: &IdChange) {
+        for key in &change.forget {
+            self.by_key.remove(key);
+        }
+        for (key, value) in &change.set {
+            self.by_key.insert(key.clone(), *value);
+        }
+        self.last = change.last;
+    }
+}
+
+/// The next id after the last one given, so that a freed id rests as long as possible.
+fn next_free(taken: &BTreeSet<u16>, last: u16, max: u16) -> Option<u16> {
+    (last.saturating_add(1)..=max).chain(1..=last.min(max)).find(|id| *id != 0 && !taken.contains(id))
+}
+
+/// The open ledger with its content in memory.
+pub struct Ledger {
+    db: Database,
+    documents: BTreeMap<String, Kept>,
+    drains: BTreeSet<DrainRequest>,
+    ids: Ids,
+    proxy_revision: u64,
+    proxy_digest: u64,
+}
+
+/// How opening went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Where a damaged file was moved to, if one was.
+    pub damaged: Option<PathBuf>,
+}
+
+impl Ledger {
+    /// Opens or makes the file. A file that cannot be read as a ledger is moved aside and a new one begun:
+    /// the documents are in their source, the ids in the pinned tables, and a node that serves must go on.
+    ///
+    /// # Errors
+    /// Another agent holds the file, it is of another format, or the disk refuses.
+    pub fn open(path: &Path) -> Result<(Self, Opened), LedgerError> {
+        match Self::open_file(path) {
+            Ok(ledger) => Ok((ledger, Opened::default())),
+            Err(error) if is_damage(&error) => {
+                let aside = aside_name(path);
+                std::fs::rename(path, &aside)
+                    .map_err(|source| LedgerError::Aside { path: path.to_owned(), source })?;
+                Ok((Self::open_file(path)?, Opened { damaged: Some(aside) }))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_file(path: &Path) -> Result<Self, LedgerError> {
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(path)
+            .map_err(|source| LedgerError::Open { path: path.to_owned(), source: source.into() })?;
+        Self::from_database(db)
+    }
+
+    /// A ledger on any storage: memory in simulations, failing disks in tests.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`], but damage is an error.
+    pub fn on(backend: impl StorageBackend) -> Result<Self, LedgerError> {
+        let db = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(|source| LedgerError::Open { path: PathBuf::new(), source: source.into() })?;
+        Self::from_database(db)
+    }
+
+    fn from_database(db: Database) -> Result<Self, LedgerError> {
+        Self::make_tables(&db).map_err(LedgerError::Commit)?;
+        let mut ledger = Ledger {
+            db,
+            documents: BTreeMap::new(),
+            drains: BTreeSet::new(),
+            ids: Ids::default(),
+            proxy_revision: 0,
+            proxy_digest: 0,
+        };
+        let found = ledger.load().map_err(LedgerError::Read)?;
+        if found != FORMAT {
+            return Err(LedgerError::Format { found });
+        }
+        Ok(ledger)
+    }
+
+    fn make_tables(db: &Database) -> Result<(), redb::Error> {
+        let write = db.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            if meta.get("format")?.is_none() {
+                meta.insert("format", FORMAT)?;
+            }
+            write.open_table(DOCUMENTS)?;
+            write.open_table(DRAINS)?;
+            write.open_table(IDS)?;
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    fn load(&mut self) -> Result<u64, redb::Error> {
+        let read = self.db.begin_read()?;
+        let meta = read.open_table(META)?;
+        let number = |key: &str| -> Result<u64, redb::Error> { Ok(meta.get(key)?.map_or(0, |v| v.value())) };
+        for row in read.open_table(DOCUMENTS)?.iter()? {
+            let (name, value) = row?;
+            let (generation, file, text) = value.value();
+            let kept = Kept { generation, file: file.to_owned(), text: text.to_vec() };
+            self.documents.insert(name.value().to_owned(), kept);
+        }
+        for row in read.open_table(DRAINS)?.iter()? {
+            let (key, _) = row?;
+            let (kind, name) = key.value();
+            if let Some(kind) = kind_from(kind) {
+                self.drains.insert(DrainRequest { kind, name: name.to_owned() });
+            }
+        }
+        for row in read.open_table(IDS)?.iter()? {
+            let (key, value) = row?;
+            self.ids.by_key.insert(key.value().to_owned(), value.value());
+        }
+        self.ids.last = u16::try_from(number("last_id")?).unwrap_or(0);
+        self.proxy_revision = number("proxy_revision")?;
+        self.proxy_digest = number("proxy_digest")?;
+        number("format")
+    }
+
+    /// Documents in force.
+    pub const fn documents(&self) -> &BTreeMap<String, Kept> {
+        &self.documents
+    }
+
+    /// Drains in force.
+    pub const fn drains(&self) -> &BTreeSet<DrainRequest> {
+        &self.drains
+    }
+
+    /// Backend ids.
+    pub const fn ids(&self) -> &Ids {
+        &self.ids
+    }
+
+    /// Revision and digest of the rows the proxy acknowledged last.
+    pub const fn proxy_rows(&self) -> (u64, u64) {
+        (self.proxy_revision, self.proxy_digest)
+    }
+
+    /// Commits documents that replace, and names that go, as one.
+    ///
+    /// # Errors
+    /// [`LedgerError::Commit`]; the old state stays, in memory too.
+    pub fn commit_documents(
+        &mut self,
+        replaced: &BTreeMap<String, Kept>,
+        removed: &BTreeSet<String>,
+    ) -> Result<(), LedgerError> {
+        self.commit(|write| {
+            let mut table = write.open_table(DOCUMENTS)?;
+            for name in removed {
+                table.remove(name.as_str())?;
+            }
+            for (name, kept) in replaced {
+                table.insert(name.as_str(), (kept.generation, kept.file.as_str(), kept.text.as_slice()))?;
+            }
+            Ok(())
+        })?;
+        self.documents.retain(|name, _| !removed.contains(name));
+        self.documents.extend(replaced.iter().map(|(name, kept)| (name.clone(), kept.clone())));
+        Ok(())
+    }
+
+    /// Adds or takes back a drain; `false` if it was so already.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit_documents`], or too many.
+    pub fn set_drain(&mut self, drain: &DrainRequest, on: bool) -> Result<bool, LedgerError> {
+        if self.drains.contains(drain) == on {
+            return Ok(false);
+        }
+        if on && self.drains.len() >= DRAINS_MAX {
+            return Err(LedgerError::TooManyDrains);
+        }
+        self.commit(|write| {
+            let mut table = write.open_table(DRAINS)?;
+            let key = (kind_name(drain.kind), drain.name.as_str());
+            if on {
+                table.insert(key, ())?;
+            } else {
+                table.remove(key)?;
+            }
+            Ok(())
+        })?;
+        if on {
+            self.drains.insert(drain.clone());
+        } else {
+            self.drains.remove(drain);
+        }
+        Ok(true)
+    }
+
+    /// Commits a change of ids.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit_documents`].
+    pub fn commit_ids(&mut self, change: &IdChange) -> Result<(), LedgerError> {
+        self.commit(|write| {
+            let mut table = write.open_table(IDS)?;
+            for key in &change.forget {
+                table.remove(key.as_str())?;
+            }
+            for (key, value) in &change.set {
+                table.insert(key.as_str(), *value)?;
+            }
+            write.open_table(META)?.insert("last_id", u64::from(change.last))?;
+            Ok(())
+        })?;
+        self.ids.take(change);
+        Ok(())
+    }
+
+    /// Notes what the proxy acknowledged.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit_documents`].
+    pub fn commit_proxy_rows(&mut self, revision: u64, digest: u64) -> Result<(), LedgerError> {
+        self.commit(|write| {
+            let mut meta = write.open_table(META)?;
+            meta.insert("proxy_revision", revision)?;
+            meta.insert("proxy_digest", digest)?;
+            Ok(())
+        })?;
+        (self.proxy_revision, self.proxy_digest) = (revision, digest);
+        Ok(())
+    }
+
+    fn commit(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), LedgerError> {
+        let commit = || -> Result<(), redb::Error> {
+            let write = self.db.begin_write()?;
+            change(&write)?;
+            write.commit()?;
+            Ok(())
+        };
+        commit().map_err(LedgerError::Commit)
+    }
+}
+
+fn is_damage(error: &LedgerError) -> bool {
+    match error {
+        LedgerError::Open { source, .. } | LedgerError::Read(source) | LedgerError::Commit(source) => {
+            match source {
+                redb::Error::Corrupted(_) | redb::Error::RepairAborted | redb::Error::UpgradeRequired(_) => {
+                    true
+                }
+                redb::Error::TableTypeMismatch { .. } | redb::Error::TableDoesNotExist(_) => true,
+                redb::Error::Io(io) => {
+                    matches!(io.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+                }
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+fn aside_name(path: &Path) -> PathBuf {
+    (1u32..)
+        .map(|n| path.with_extension(format!("damaged-{n}")))
+        .find(|candidate| !candidate.exists())
+        .unwrap_or_else(|| path.with_extension("damaged"))
+}
+
+const fn kind_name(kind: DrainKind) -> &'static str {
+    match kind {
+        DrainKind::Backend => "backend",
+        DrainKind::Member => "member",
+        DrainKind::Node => "node",
+    }
+}
+
+fn kind_from(name: &str) -> Option<DrainKind> {
+    [DrainKind::Backend, DrainKind::Member, DrainKind::Node].into_iter().find(|kind| kind_name(*kind) == name)
+}
