@@ -18,8 +18,10 @@ pub struct RouteMatch {
     pub default_ttl_ms: u64,
     /// Purge generation of the host: goes into every lookup of the store.
     pub generation: u64,
-    /// Place of the row, for [`super::RouteTable::counters`] and `row_name`.
+    /// Place of the row, for [`super::RouteTable::counters`] and [`super::RouteTable::row_name`].
     pub row: u32,
+    /// Which row of that place: places are used again.
+    pub serial: u64,
     /// Index of the route in its row.
     pub route: u32,
 }
@@ -63,6 +65,8 @@ pub struct TableStats {
     pub sites: u64,
     /// Origins.
     pub origins: u64,
-    /// Bytes of memory held for both, counters not included.
+    /// Routes beyond the one each site has.
+    pub extra_routes: u64,
+    /// Bytes of memory held for all of it, allocator overhead included, counters not.
     pub bytes: u64,
 }
