@@ -10,4 +10,6 @@ pub mod load;
 pub mod origin;
 pub mod pattern;
 pub mod poll;
+pub mod relay;
 pub mod rng;
+pub mod suite;

@@ -170,10 +170,23 @@ pub fn stop_flag() -> io::Result<std::sync::Arc<std::sync::atomic::AtomicBool>> 
     Ok(flag)
 }
 
-/// Raises the soft limit of descriptors to the hard one.
+/// Descriptors wanted: 100,000 connections with both ends in one process, and some.
+const DESCRIPTORS: u64 = 1 << 18;
+
+/// Raises the limit of descriptors as far as it may: the hard limit too with the privilege to do so.
 pub fn raise_descriptor_limit() -> io::Result<()> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum.unwrap_or(DESCRIPTORS);
+    let wanted = Rlimit { current: Some(DESCRIPTORS), maximum: Some(hard.max(DESCRIPTORS)) };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(hard.min(DESCRIPTORS)), ..limit })?;
+    }
+    Ok(())
+}
+
+/// Descriptors this process and its children may open.
+pub fn descriptor_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
 }
