@@ -71,6 +71,16 @@ impl Group {
         Ok(Self { own_name: view.own_name.clone(), members, parents, trusted })
     }
 
+    /// Members in the order a key prefers them.
+    pub fn order(&self, hash: u64) -> impl Iterator<Item = &Node> {
+        preference(&self.members, hash)
+    }
+
+    /// Parents in the order a key prefers them.
+    pub fn parent_order(&self, hash: u64) -> impl Iterator<Item = &Node> {
+        preference(&self.parents, hash)
+    }
+
     /// Parents in the order a key prefers them, without those that are down.
     pub(crate) fn parents_of(&self, hash: u64) -> Vec<SocketAddr> {
         preference(&self.parents, hash).filter(|n| n.up).map(|n| n.addr).collect()

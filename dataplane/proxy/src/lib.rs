@@ -13,12 +13,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod answer;
 mod cached;
 pub mod config;
+pub mod control;
 mod exchange;
+pub mod handover;
 pub mod limits;
 pub mod mailbox;
+pub mod process;
+pub mod runtime;
 mod session;
 pub mod stats;
 pub mod store;

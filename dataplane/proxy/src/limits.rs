@@ -16,6 +16,9 @@ pub struct Tuning {
     pub requests_per_connection_max: u32,
     /// From the first byte of a head to its last (a slow sender holds a connection at most this long).
     pub head_ms: u64,
+    /// A client connection without a request while draining: clients that are about to send are told to close
+    /// by the answer, which no client can mistake; only the others see a FIN.
+    pub drain_idle_ms: u64,
     /// A client connection without a request.
     pub idle_ms: u64,
     /// Between two parts of a request body.
@@ -62,6 +65,7 @@ impl Default for Tuning {
             idle_per_target_max: 512,
             requests_per_connection_max: 0,
             head_ms: 10_000,
+            drain_idle_ms: 1_000,
             idle_ms: 65_000,
             body_ms: 30_000,
             connect_ms: 3_000,

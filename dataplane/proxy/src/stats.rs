@@ -23,6 +23,11 @@ impl Count {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
+    /// Replaces; only the owner calls it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// Reads.
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)

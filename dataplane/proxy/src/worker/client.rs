@@ -22,7 +22,6 @@ impl<I: Io> Worker<I> {
             return self.io.close(sock);
         }
         stats.gauges.connections_open.add(1);
-        stats.gauges.connections_idle.add(1);
         self.table.insert(sock, Session::Client(Box::new(Client::new())));
         self.io.recv(sock, BufGroup::Small);
         self.deadline(sock, self.ctx.now.ms() + self.ctx.tuning.head_ms);
@@ -305,6 +304,7 @@ impl<I: Io> Worker<I> {
     /// Called when a touched client's output was handed over: closes or sets the time it may take.
     pub(super) fn client_rest(&mut self, sock: Sock) {
         let (now_ms, tuning) = (self.ctx.now.ms(), &self.ctx.tuning);
+        let idle_ms = if self.ctx.mode == Mode::Serving { tuning.idle_ms } else { tuning.drain_idle_ms };
         let Some(client) = self.table.client(sock) else { return };
         if client.out.sending {
             return;
@@ -313,7 +313,7 @@ impl<I: Io> Worker<I> {
             return self.finish_client(sock);
         }
         let late = match &client.phase {
-            Phase::Head if client.inbuf.is_empty() => now_ms + tuning.idle_ms,
+            Phase::Head if client.inbuf.is_empty() => now_ms + idle_ms,
             Phase::Head => client.head_since_ms.max(1) + tuning.head_ms,
             Phase::Discard { .. } => now_ms + tuning.body_ms,
             Phase::Linger => now_ms + tuning.linger_ms,
@@ -384,7 +384,11 @@ impl<I: Io> Worker<I> {
         }
         match &client.phase {
             Phase::Head if client.inbuf.is_empty() => {
-                self.ctx.stats.counters.idle_closed.add(1);
+                let counters = &self.ctx.stats.counters;
+                match self.ctx.mode {
+                    Mode::Serving => counters.idle_closed.add(1),
+                    Mode::Draining | Mode::Leaving => counters.drain_closed.add(1),
+                }
                 self.linger(sock);
             }
             Phase::Head => {

@@ -231,17 +231,16 @@ impl<I: Io> Worker<I> {
 
     fn gauges(&self) {
         let gauges = &self.ctx.stats.gauges;
-        let set = |gauge: &crate::stats::Count, value: u64| {
-            gauge.add(value.wrapping_sub(gauge.get()));
-        };
-        set(&gauges.exchanges, self.exchanges.len() as u64);
+        gauges.exchanges.set(self.exchanges.len() as u64);
         let (mut open, mut idle) = (0, 0);
         for target in self.targets.iter() {
             open += u64::from(target.open);
             idle += target.idle.len() as u64;
         }
-        set(&gauges.upstreams_open, open);
-        set(&gauges.upstreams_idle, idle);
+        gauges.upstreams_open.set(open);
+        gauges.upstreams_idle.set(idle);
+        let clients = self.table.clients().filter(|(_, c)| c.is_idle()).count();
+        gauges.connections_idle.set(clients as u64);
     }
 
     fn on_event(&mut self, event: Event) {
@@ -393,10 +392,11 @@ impl<I: Io> Worker<I> {
     }
 
     /// Changes what is wanted of new requests.
-    pub fn set_mode(&mut self, mode: Mode) {
+    pub fn set_mode(&mut self, mode: Mode, now: Now) {
         if mode == self.ctx.mode {
             return;
         }
+        self.ctx.now = now;
         self.ctx.mode = mode;
         if mode == Mode::Leaving {
             for listener in self.listeners.clone() {
@@ -406,11 +406,20 @@ impl<I: Io> Worker<I> {
         if mode != Mode::Serving {
             let idle: Vec<Sock> =
                 self.table.clients().filter(|(_, c)| c.is_idle()).map(|(sock, _)| sock).collect();
+            // A client that is about to send is answered with `Connection: close`; the others get our FIN.
             for sock in idle {
-                self.ctx.stats.counters.drain_closed.add(1);
-                self.linger(sock);
+                self.deadline(sock, now.ms() + self.ctx.tuning.drain_idle_ms);
             }
         }
+    }
+
+    /// Takes over counters of the sockets' driver: enters, completions, sendfiles.
+    pub fn count_ring(&self, read: impl Fn(&I) -> [u64; 3]) {
+        let counters = &self.ctx.stats.counters;
+        let [enters, completions, sendfiles] = read(&self.io);
+        counters.ring_enters.set(enters);
+        counters.ring_completions.set(completions);
+        counters.sendfiles.set(sendfiles);
     }
 
     /// Closes everything at once; returns how many connections had work under way.
