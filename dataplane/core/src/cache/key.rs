@@ -102,3 +102,32 @@ pub(super) fn variant_key(primary: CacheKey, epoch: u64, feed: impl FnOnce(&mut 
     feed(&mut hash);
     CacheKey(hash.finish128().as_u128())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two machines must agree: these values are part of the protocol and never change. They were computed by another
+    /// implementation of SipHash-2-4-128.
+    #[test]
+    fn golden_vectors() {
+        let cases: [(Scheme, &str, &str, &str); 5] = [
+            (Scheme::Http, "a.example", "/", "d5553eca08667fdb6408e12c426c4a77"),
+            (Scheme::Http, "a.example", "/x?y=1", "c62edd62bf2649b8e284fa46729bb280"),
+            (Scheme::Https, "a.example", "/", "b6fb8b9658e8af05bd46f4d9e1964519"),
+            (Scheme::Http, "a.exampl", "e/", "22af850b3c39736d8d20c8f2f3833ff5"),
+            (Scheme::Http, "", "", "a5fc928bdae82366363d4063445e7f9e"),
+        ];
+        for (scheme, host, target, want) in cases {
+            let key =
+                request_key(KeySeed::DEFAULT, MethodClass::Get, scheme, host.as_bytes(), target.as_bytes());
+            assert_eq!(key.to_string(), want, "{host} {target}");
+        }
+    }
+
+    #[test]
+    fn the_seed_changes_every_key() {
+        let key = |seed| request_key(seed, MethodClass::Get, Scheme::Http, b"a.example", b"/");
+        assert_ne!(key(KeySeed::DEFAULT), key(KeySeed([0; 16])));
+    }
+}

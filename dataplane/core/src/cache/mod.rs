@@ -32,3 +32,6 @@ pub use reuse::{Reuse, reuse};
 pub use storable::{Exchange, PassReason, SitePolicy, Storable, storable};
 pub use validate::{NotModified, not_modified_matches};
 pub use vary::{Vary, VarySpec};
+
+#[cfg(test)]
+mod tests;

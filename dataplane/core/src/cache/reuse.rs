@@ -39,24 +39,18 @@ fn decide(stored: &Freshness, request: &RequestControl, now: Now) -> Reuse {
     let age_ms = stored.age_ms(now);
     let too_old = request.max_age_s.is_some_and(|max| age_ms > u64::from(max) * 1000);
     let wants_ms = u64::from(request.min_fresh_s.unwrap_or(0)) * 1000;
-    let fresh = stored.lifetime_ms > age_ms && stored.lifetime_ms - age_ms >= wants_ms;
-    // A request that accepts staleness accepts it beyond its own max-age too (section 5.2.1.2), not beyond its
-    // min-fresh, which contradicts it.
-    let stale_ok = !stored.never_stale
-        && request.min_fresh_s.is_none()
-        && request.max_stale_s.is_some_and(|max| {
-            let limit_ms = request
-                .max_age_s
-                .map_or(stored.lifetime_ms, |s| (u64::from(s) * 1000).min(stored.lifetime_ms));
-            max == u32::MAX || age_ms.saturating_sub(limit_ms) <= u64::from(max) * 1000
-        });
-    if fresh && !too_old {
+    if too_old {
+        // Section 5.2.1.1: not even with max-stale, which speaks of the lifetime the response states.
+        return revalidate;
+    }
+    if stored.lifetime_ms > age_ms && stored.lifetime_ms - age_ms >= wants_ms {
         return Reuse::Fresh;
     }
-    if stale_ok {
+    if wants_ms > 0 || stored.never_stale {
+        return revalidate;
+    }
+    if request.max_stale_s.is_some_and(|max| max == u32::MAX || staleness_ms <= u64::from(max) * 1000) {
         return Reuse::StaleAllowed;
     }
-    let background =
-        !too_old && wants_ms == 0 && !stored.never_stale && within(stored.stale_while_revalidate_s);
-    if background { Reuse::StaleWhileRevalidate } else { revalidate }
+    if within(stored.stale_while_revalidate_s) { Reuse::StaleWhileRevalidate } else { revalidate }
 }

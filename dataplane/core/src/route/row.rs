@@ -34,9 +34,12 @@ struct PrefixRoute {
 enum Routes {
     /// All paths.
     One(Target),
-    /// Longest prefix first. Boxed twice, for rows with more than one route are few.
-    Many(Box<Vec<PrefixRoute>>),
+    /// Boxed twice, for rows with more than one route are few.
+    Many(Box<PrefixList>),
 }
+
+/// Longest prefix first.
+struct PrefixList(Box<[PrefixRoute]>);
 
 /// What stays when a row is replaced by a newer version of itself.
 pub(super) struct RowState {
@@ -80,7 +83,7 @@ impl Row {
         match &self.routes {
             Routes::One(target) => Some((0, *target)),
             Routes::Many(list) => {
-                list.iter().find(|r| path.starts_with(&r.prefix)).map(|r| (r.index, r.target))
+                list.0.iter().find(|r| path.starts_with(&r.prefix)).map(|r| (r.index, r.target))
             }
         }
     }
@@ -89,7 +92,7 @@ impl Row {
     pub(super) fn prefix(&self, index: u32) -> &[u8] {
         match &self.routes {
             Routes::One(_) => b"/",
-            Routes::Many(list) => list.iter().find(|r| r.index == index).map_or(b"", |r| &r.prefix),
+            Routes::Many(list) => list.0.iter().find(|r| r.index == index).map_or(b"", |r| &r.prefix),
         }
     }
 
@@ -97,7 +100,7 @@ impl Row {
     pub(super) fn origins(&self) -> impl Iterator<Item = OriginId> {
         let (one, many): (_, &[PrefixRoute]) = match &self.routes {
             Routes::One(target) => (Some(target.origin), &[]),
-            Routes::Many(list) => (None, list),
+            Routes::Many(list) => (None, &list.0),
         };
         one.into_iter().chain(many.iter().map(|r| r.target.origin))
     }
@@ -106,7 +109,7 @@ impl Row {
     pub(super) fn extra_routes(&self) -> u64 {
         match &self.routes {
             Routes::One(_) => 0,
-            Routes::Many(list) => list.len().saturating_sub(1) as u64,
+            Routes::Many(list) => list.0.len().saturating_sub(1) as u64,
         }
     }
 
@@ -118,8 +121,8 @@ impl Row {
             Routes::One(_) => 0,
             Routes::Many(list) => {
                 let each: usize =
-                    list.iter().map(|r| r.prefix.len() + MALLOC_BYTES + size_of::<PrefixRoute>()).sum();
-                each + size_of::<Vec<PrefixRoute>>() + 2 * MALLOC_BYTES
+                    list.0.iter().map(|r| r.prefix.len() + MALLOC_BYTES + size_of::<PrefixRoute>()).sum();
+                each + size_of::<PrefixList>() + 2 * MALLOC_BYTES
             }
         };
         size_of::<Self>() + size_of::<RowState>() + 2 * (ARC + MALLOC_BYTES) + name + routes
@@ -183,7 +186,7 @@ pub(super) fn check_site(
     list.sort_by_key(|r| std::cmp::Reverse(r.prefix.len()));
     let routes = match &list[..] {
         [only] if *only.prefix == *b"/" => Routes::One(only.target),
-        _ => Routes::Many(Box::new(list)),
+        _ => Routes::Many(Box::new(PrefixList(list.into()))),
     };
     Ok(CheckedSite { host: row.host.clone(), routes })
 }
