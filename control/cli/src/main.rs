@@ -13,10 +13,11 @@ mod exit;
 mod lab;
 mod programs;
 mod table;
+mod veth_pass;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
-use exit::{CommandError, CommandResult};
+use exit::CommandResult;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -54,7 +55,7 @@ async fn dispatch(cli: Cli) -> CommandResult {
         Command::Purge(args) => commands::act::purge(args, &cli.global).await,
         Command::UpgradeProxy => commands::act::upgrade_proxy(&cli.global).await,
         Command::Doctor(args) => doctor::run(args, &cli.global),
-        Command::VethPass(_) => Err(CommandError::Usage("not built yet".into())),
+        Command::VethPass(args) => veth_pass::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "sluice", &mut std::io::stdout());
             Ok(exit::OK)

@@ -145,6 +145,9 @@ const XDP_DRIVERS: [&str; 28] = [
     "stmmac",
 ];
 
+/// Programs of ours that transmit nothing.
+const RECEIVE_ONLY: [&str; 2] = ["sluice_decap", "sluice_pass"];
+
 /// All findings, problems first.
 pub fn check(facts: &Facts, intent: &Intent) -> Vec<Finding> {
     let mut found = machine(facts);
@@ -274,12 +277,11 @@ fn tx_checksum(
 
 /// Pitfall 3: XDP_TX into a veth whose other end has no XDP program.
 fn transmit_peer(facts: &Facts, place: &Place, link: &Link, intent: &Intent) -> Option<Finding> {
-    if link.kind != "veth" || !intent.wants_xdp(link) {
+    if link.kind != "veth" || !intent.wants_xdp(link) || RECEIVE_ONLY.contains(&link.xdp_program.as_str()) {
         return None;
     }
     let peer_place = link.peer.as_ref()?;
     let peer = facts.link(peer_place)?;
-    // Only one end of a cable is the balancer's: a program that passes all needs no answer from its peer.
     if peer.xdp != Xdp::None {
         return None;
     }

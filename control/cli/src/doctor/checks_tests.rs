@@ -104,6 +104,8 @@ fn a_peer_without_a_program_loses_what_xdp_transmits() {
     let mut facts = healthy();
     link(&mut facts, "fabric", "ve-front").xdp = Xdp::None;
     assert_eq!(only(&facts, "xdp-tx-peer"), "sluice veth-pass --iface ve-front --netns fabric");
+    link(&mut facts, "front", "eth0").xdp_program = "sluice_decap".into();
+    assert_eq!(findings(&facts), [], "a node's program transmits nothing");
 }
 
 #[test]

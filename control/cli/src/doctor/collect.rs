@@ -51,6 +51,14 @@ struct SlaveData {
 struct IpXdp {
     /// `XDP_ATTACHED_*`: 1 driver, 2 generic, 3 offload, 4 several.
     mode: u32,
+    #[serde(default)]
+    prog: Option<IpProgram>,
+}
+
+#[derive(Deserialize)]
+struct IpProgram {
+    #[serde(default)]
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -207,6 +215,7 @@ fn one_link(raw: &RawNetns, link: &IpLink, all: &[RawNetns]) -> Result<Link, Net
             Some(3) => Xdp::Offload,
             Some(_) => Xdp::Driver,
         },
+        xdp_program: link.xdp.as_ref().and_then(|x| x.prog.as_ref()?.name.clone()).unwrap_or_default(),
         peer: if kind(link) == "veth" { peer_of(raw, link, all) } else { None },
         port_state: info.and_then(|i| i.info_slave_data.as_ref()).and_then(|d| d.state.clone()),
         master,

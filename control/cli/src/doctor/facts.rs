@@ -95,6 +95,8 @@ pub struct Link {
     pub mtu: u32,
     /// XDP.
     pub xdp: Xdp,
+    /// Name of the XDP program, if the kernel told.
+    pub xdp_program: String,
     /// Other end of a veth, if it is in a namespace that was looked into.
     pub peer: Option<Place>,
     /// Bridge it is a port of.

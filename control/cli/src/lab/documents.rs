@@ -60,13 +60,6 @@ impl LabDocuments {
         }
     }
 
-    /// Takes a node out of the documents, or of rotation only.
-    pub fn remove_node(&mut self, node: u8) {
-        self.nodes.retain(|n| *n != node);
-        self.drained.remove(&node);
-        self.next();
-    }
-
     /// Drains a node in pool and group, or brings it back.
     pub fn drain_node(&mut self, node: u8, on: bool) {
         let changed = if on { self.drained.insert(node) } else { self.drained.remove(&node) };
@@ -227,10 +220,9 @@ mod tests {
         documents.add_node(4);
         documents.drain_node(1, true);
         checked(&documents);
-        documents.remove_node(4);
         documents.drain_node(1, false);
         checked(&documents);
-        assert_eq!(documents.generation(BALANCER), 5);
+        assert_eq!(documents.generation(BALANCER), 4);
     }
 
     #[test]

@@ -11,12 +11,18 @@
 
 pub mod cleanup;
 pub mod documents;
+pub mod load;
 pub mod netns;
+pub mod observe;
 pub mod plan;
+pub mod probe;
 pub mod process;
 pub mod ready;
+pub mod scenario;
+pub mod serve;
 pub mod state;
 pub mod topology;
+pub mod view;
 
 use crate::args::{Global, LabArgs};
 use crate::client::AgentClient;
@@ -25,6 +31,7 @@ use anyhow::{Context, Result};
 use documents::LabDocuments;
 use plan::{ECHO_PORT, HTTP_PORT, IFACE, LabPlan, Role, VIPS};
 use process::{Processes, Start, sibling};
+use serve::Outcome;
 use sluice_api::status::NodeStatus;
 use state::{LabState, ProcessRecord, RunDir};
 use std::ffi::OsString;
@@ -89,11 +96,19 @@ pub async fn run(args: &LabArgs, global: &Global) -> CommandResult {
     }
     let stop = Stop::listen()?;
     let mut lab = Lab::empty(args, lock);
-    let outcome = lab.serve(args, global, &stop).await;
-    let clean = lab.close();
-    let code = outcome?;
-    clean?;
-    Ok(code)
+    let outcome = lab.up_and_serve(args, global, &stop).await;
+    let cleaned = lab.close();
+    let outcome = outcome?;
+    let removed = cleaned?;
+    if let Some(mut summary) = outcome.summary {
+        summary["removed"] = serde_json::to_value(&removed).map_err(anyhow::Error::from)?;
+        if global.json() {
+            println!("{summary}");
+        } else if args.scenario.is_none() && !args.no_load {
+            print!("{}", view::text::summary(&summary));
+        }
+    }
+    Ok(outcome.code)
 }
 
 /// Ctrl-C and SIGTERM.
@@ -116,11 +131,6 @@ impl Stop {
             let _ = sender.send(true);
         });
         Ok(Stop(receiver))
-    }
-
-    /// Someone asked for the end.
-    pub fn asked(&self) -> bool {
-        *self.0.borrow()
     }
 
     /// Returns when someone asks for the end.
@@ -150,30 +160,22 @@ impl Lab {
         }
     }
 
-    async fn serve(&mut self, args: &LabArgs, global: &Global, stop: &Stop) -> CommandResult {
+    async fn up_and_serve(&mut self, args: &LabArgs, global: &Global, stop: &Stop) -> Result<Outcome> {
         for program in ["ip", "ethtool"] {
             topology::need_program(program)?;
         }
         self.build()?;
         tokio::select! {
             started = self.start_programs() => started?,
-            () = stop.wait() => return Ok(exit::OK),
+            () = stop.wait() => return Ok(Outcome { code: exit::OK, summary: None }),
         }
-        ready::announce(self, args, global);
-        let until = args.duration.map(|s| Instant::now() + Duration::from_secs(s));
-        match until {
-            Some(at) => tokio::select! {
-                () = tokio::time::sleep_until(at.into()) => {}
-                () = stop.wait() => {}
-            },
-            None => stop.wait().await,
-        }
-        Ok(exit::OK)
+        serve::serve(self, args, global, stop).await
     }
 
     fn build(&mut self) -> Result<()> {
         topology::make_run_dir(&self.run, &mut self.state)?;
         topology::make_network(&self.plan, &self.run, &mut self.state)?;
+        topology::let_front_transmit(&self.plan, &self.run)?;
         self.documents.write(&self.run.placements()).context("write the placement documents")?;
         Ok(())
     }
@@ -297,9 +299,44 @@ impl Lab {
         lines[lines.len().saturating_sub(LINES)..].join("\n")
     }
 
-    fn close(mut self) -> Result<()> {
-        // Reaped here, so that no zombie of ours counts as left.
+    /// Adds a node: namespace, cable, programs, and its place in the documents.
+    pub async fn add_node(&mut self, number: u8) -> Result<()> {
+        let role = Role::Node(number);
+        topology::add_host(&self.plan, role, &self.run, &mut self.state)?;
+        self.nodes.push(number);
+        self.start_agent(role)?;
+        self.start_echo(role)?;
+        self.documents.add_node(number);
+        self.documents.write(&self.run.placements()).context("write the placement documents")?;
+        self.wait_converged(CONVERGE_TIMEOUT).await
+    }
+
+    /// Kills all that runs on a node and cuts its cable: nothing says good-bye.
+    pub fn kill_node(&mut self, number: u8) -> Result<()> {
+        let role = Role::Node(number);
+        topology::set_cable(&self.plan, role, false)?;
+        for name in ["agent", "echo"] {
+            self.processes.kill(&format!("{name} {}", role.name()));
+        }
+        // Its proxy is the agent's child, not ours.
+        for process in cleanup::processes_in(&[self.plan.netns(role)]) {
+            process.signal(rustix::process::Signal::KILL);
+        }
+        Ok(())
+    }
+
+    /// Connects a killed node again and starts its programs.
+    pub async fn revive_node(&mut self, number: u8) -> Result<()> {
+        let role = Role::Node(number);
+        topology::set_cable(&self.plan, role, true)?;
+        self.start_agent(role)?;
+        self.start_echo(role)?;
+        self.wait_converged(CONVERGE_TIMEOUT).await
+    }
+
+    fn close(mut self) -> Result<cleanup::Removed> {
         let removed = cleanup::remove(&self.plan.prefix);
+        // Reaped here, so that no zombie of ours counts as left.
         self.processes.reap();
         let left = cleanup::leftovers(&self.plan.prefix, &self.state);
         if !left.is_empty() {
@@ -312,7 +349,7 @@ impl Lab {
             removed.mounts,
             self.run.path().display()
         );
-        Ok(())
+        Ok(removed)
     }
 }
 

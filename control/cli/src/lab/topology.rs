@@ -4,6 +4,7 @@
 use super::netns::{self, NetnsError};
 use super::plan::{IFACE, LabPlan, Role};
 use super::state::{LabState, RunDir};
+use crate::veth_pass;
 use anyhow::{Context, Result};
 use rustix::mount::MountFlags;
 use std::path::Path;
@@ -65,9 +66,9 @@ pub fn set_cable(plan: &LabPlan, role: Role, up: bool) -> Result<(), NetnsError>
     netns::ip_batch(Some(&plan.fabric()), &format!("link set {} {state}\n", role.fabric_iface()))
 }
 
-/// The fabric's ends of the cables of hosts that transmit from XDP or may be redirected to.
-pub fn pass_interfaces(plan: &LabPlan) -> Vec<String> {
-    plan.roles().into_iter().filter(|r| r.has_agent()).map(Role::fabric_iface).collect()
+/// Lets into the fabric what the balancer transmits from XDP.
+pub fn let_front_transmit(plan: &LabPlan, run: &RunDir) -> Result<()> {
+    veth_pass::attach(&run.bpffs(), Some(&plan.fabric()), &[Role::Front.fabric_iface()])
 }
 
 /// A program needed by the lab, with the reason in the error.
