@@ -125,6 +125,19 @@ fn write_cases(cases: &mut Vec<Case>) {
     }));
 }
 
+/// Nanoseconds a byte of a head of `len` bytes that comes one byte at a time; the same for any length.
+fn slow_sender(len: usize) -> f64 {
+    let value = "v".repeat(len / 2 - 20);
+    let head_bytes = format!("GET /{value} HTTP/1.1\r\nHost: a\r\nX: {value}\r\n\r\n").into_bytes();
+    let limits = Limits { head_bytes: 65_535, request_line_bytes: 65_535, ..Limits::DEFAULT };
+    let mut head = RequestHead::new();
+    let start = Instant::now();
+    for end in 1..=head_bytes.len() {
+        parse_request(black_box(&head_bytes[..end]), &limits, &mut head).expect("good so far");
+    }
+    start.elapsed().as_nanos() as f64 / head_bytes.len() as f64
+}
+
 fn main() {
     let rounds: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(51);
     let mut cases = Vec::new();
@@ -149,5 +162,8 @@ fn main() {
     for case in &mut cases {
         case.ns.sort_by(f64::total_cmp);
         println!("{:<28} {:>10.1} {:>10.1}", case.name, case.ns[case.ns.len() / 2], case.ns[0]);
+    }
+    for len in [1_000, 8_000, 64_000] {
+        println!("slow sender, {len:>6} bytes one by one: {:.1} ns a byte", slow_sender(len));
     }
 }

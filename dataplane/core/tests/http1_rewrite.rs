@@ -96,6 +96,17 @@ fn everything_at_once() {
 }
 
 #[test]
+fn as_many_fields_as_connection_may_name_are_removed() {
+    let names: Vec<String> = (0..16).map(|i| format!("x-{i}")).collect();
+    let fields: String = names.iter().map(|name| format!("{}: 1\r\n", name.to_uppercase())).collect();
+    let closes = "close, ".repeat(20);
+    let input =
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}Connection: {closes}{}\r\n\r\n", names.join(","));
+    let out = rewritten(input.as_bytes(), &us().context());
+    assert!(names.iter().all(|name| !out.contains(&name.to_uppercase())), "{out}");
+}
+
+#[test]
 fn policies_of_a_rewrite() {
     let us = us();
     let input = b"HEAD /?q HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 10.0.0.1\r\nForwarded: for=x\r\nRange: bytes=0-1\r\nIf-None-Match: \"x\"\r\n\r\n";

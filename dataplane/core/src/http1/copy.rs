@@ -26,10 +26,9 @@ impl<'a> NamedFields<'a> {
     #[cold]
     fn collect(&mut self, fields: Fields<'a>) {
         for option in fields.list(FieldId::Connection) {
-            // The parser has bounded their number; options such as `close` match no field.
-            if self.len < self.names.len()
-                && super::scan::field_id(option).bit() & (HOP_BY_HOP | NOT_REMOVABLE) == 0
-            {
+            let known = super::scan::field_id(option).bit() & (HOP_BY_HOP | NOT_REMOVABLE) != 0;
+            // The parser has bounded how many are left.
+            if !known && !option.eq_ignore_ascii_case(b"close") && self.len < self.names.len() {
                 self.names[self.len] = option;
                 self.len += 1;
             }

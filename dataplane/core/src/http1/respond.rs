@@ -126,7 +126,7 @@ pub(super) fn write_date(date: &HttpDate, out: &mut Vec<u8>) {
 
 /// Appends a whole error response with a small problem+json body (RFC 9457). `reason` is a stable name such as
 /// [`super::RequestError::name`]: letters, digits and `_` only, others become `_`. With `head_only` the body is
-/// left out, its length is not.
+/// left out, its length is not. No answer tells an HTTP/1.0 client to stay: with `close` false it may go by itself.
 pub fn write_error(
     status: u16,
     reason: &str,
