@@ -1,8 +1,6 @@
 //! Chunked bodies.
 
-use sluice_core::http1::{
-    BodyError, BodyStep, ChunkedDecoder, Limits, write_chunk_end, write_chunk_header,
-};
+use sluice_core::http1::{BodyError, BodyStep, ChunkedDecoder, Limits, write_chunk_end, write_chunk_header};
 
 /// Data, trailers and bytes consumed (`None`: not ended).
 pub(crate) type Decoded = (Vec<u8>, Vec<u8>, Option<usize>);

@@ -5,11 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+mod cache;
 mod chunked;
 mod control;
 mod request;
 mod response;
 
+pub use cache::cache_fields;
 pub use chunked::http1_chunked;
 pub use control::{placement, proxy_admin};
 pub use request::http1_request;
@@ -18,7 +20,8 @@ pub use response::http1_response;
 /// Places to cut `len` bytes at, ascending, taken from the bytes themselves so that a seed is nothing but a
 /// message.
 fn cuts(data: &[u8]) -> Vec<usize> {
-    let mut x = data.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let mut x =
+        data.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mut cuts: Vec<usize> = (0..4)
         .map(|_| {
             x ^= x << 13;

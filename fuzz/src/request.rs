@@ -2,9 +2,9 @@
 
 use crate::chunked::decode;
 use sluice_core::http1::{
-    BodyFraming, ClientAddr, FieldId, ForwardedPolicy, Limits, Method, Parse, ProxyName, RequestError, RequestHead,
-    UpstreamContext, Validators, Version, evaluate_conditional, evaluate_range, local_answer, parse_request,
-    write_upstream_request,
+    BodyFraming, ClientAddr, FieldId, ForwardedPolicy, Limits, Method, Parse, ProxyName, RequestError,
+    RequestHead, UpstreamContext, Validators, Version, evaluate_conditional, evaluate_range, local_answer,
+    parse_request, write_upstream_request,
 };
 
 /// A parse in pieces equals a parse of the whole; what is accepted httparse accepts with the same fields; what

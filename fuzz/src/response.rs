@@ -1,8 +1,8 @@
 //! Response heads.
 
 use sluice_core::http1::{
-    BodyFraming, DownstreamContext, FieldId, HitContext, HttpDate, Limits, Method, OutFraming, Parse, ProxyName,
-    ResponseError, ResponseHead, Version, downstream_framing, parse_response, stored_fields,
+    BodyFraming, DownstreamContext, FieldId, HitContext, HttpDate, Limits, Method, OutFraming, Parse,
+    ProxyName, ResponseError, ResponseHead, Version, downstream_framing, parse_response, stored_fields,
     write_downstream_response, write_freshened_head, write_hit, write_not_modified, write_partial_hit,
     write_stored_head,
 };
@@ -13,7 +13,9 @@ pub fn http1_response(data: &[u8]) {
     let small = Limits { head_bytes: 300, fields: 6, ..Limits::DEFAULT };
     let cuts = crate::cuts(data);
     let every_byte: Vec<usize> = (0..data.len().min(2_000)).collect();
-    for (limits, method) in [(Limits::DEFAULT, Method::Get), (Limits::DEFAULT, Method::Head), (small, Method::Get)] {
+    for (limits, method) in
+        [(Limits::DEFAULT, Method::Get), (Limits::DEFAULT, Method::Head), (small, Method::Get)]
+    {
         let (result, head) = parse(data, &[], &limits, method);
         for at in [&cuts, &every_byte] {
             let (again, pieces) = parse(data, at, &limits, method);

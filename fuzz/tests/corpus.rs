@@ -5,7 +5,8 @@ use std::path::Path;
 
 fn run(target: &str, property: fn(&[u8])) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
-    let mut files: Vec<_> = fs::read_dir(&dir).expect("a corpus").map(|e| e.expect("an entry").path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(&dir).expect("a corpus").map(|e| e.expect("an entry").path()).collect();
     files.sort();
     assert!(files.len() >= 10, "{} seeds in {}", files.len(), dir.display());
     for file in files {
@@ -38,4 +39,9 @@ fn placement() {
 #[test]
 fn proxy_admin() {
     run("proxy_admin", sluice_fuzz::proxy_admin);
+}
+
+#[test]
+fn cache_fields() {
+    run("cache_fields", sluice_fuzz::cache_fields);
 }
