@@ -1,6 +1,6 @@
 //! What a session keeps while its response comes out of the store, or goes into it.
 
-use crate::exchange::ExchangeId;
+use crate::exchange::{Candidate, ExchangeId};
 use crate::store::{BodyWriter, FillReader, FillWriter, ObjectRef};
 use sluice_core::cache::{CacheKey, FieldSource, SitePolicy};
 use sluice_core::http1::{FieldId, Method, OutFraming, RequestHead, Version, stored_fields};
@@ -19,7 +19,8 @@ pub(crate) struct Saved {
     pub(crate) from_peer: bool,
     /// Lookups made for it.
     pub(crate) attempt: u8,
-    pub(crate) started_us: u64,
+    /// Members to ask before the parents.
+    pub(crate) peers: Vec<Candidate>,
 }
 
 /// Where a reader's bytes come from.

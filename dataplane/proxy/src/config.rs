@@ -6,6 +6,7 @@
 use arc_swap::ArcSwapOption;
 use sluice_api::placement::{BackendState, Member};
 use sluice_api::proxy_admin::GroupView;
+use sluice_core::ring::{Ring, RingError, RingMember};
 use sluice_core::route::RouteTable;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,6 +34,11 @@ pub struct Group {
     pub members: Vec<Node>,
     /// Members of the parent tier.
     pub parents: Vec<Node>,
+    ring: Ring,
+    parent_ring: Ring,
+    /// Index of this member.
+    own: Option<usize>,
+    load_percent: u32,
     /// Addresses whose hop marks are believed.
     trusted: Vec<IpAddr>,
 }
@@ -68,31 +74,59 @@ impl Group {
             members.iter().chain(&parents).map(|n| n.addr.ip().to_canonical()).collect();
         trusted.sort_unstable();
         trusted.dedup();
-        Ok(Self { own_name: view.own_name.clone(), members, parents, trusted })
+        let ring = ring_of(&members).map_err(|e| error("members".into(), &e.to_string()))?;
+        let parent_ring = ring_of(&parents).map_err(|e| error("parents".into(), &e.to_string()))?;
+        Ok(Self {
+            own: members.iter().position(|m| m.name == view.own_name),
+            own_name: view.own_name.clone(),
+            load_percent: view.bounded_load_percent,
+            members,
+            parents,
+            ring,
+            parent_ring,
+            trusted,
+        })
     }
 
-    /// Members in the order a key prefers them.
+    /// All members in ring order for a key, those that are down too.
     pub fn order(&self, hash: u64) -> impl Iterator<Item = &Node> {
-        preference(&self.members, hash)
+        self.ring.all_owners(hash).map(|i| &self.members[i])
     }
 
-    /// Parents in the order a key prefers them.
+    /// Parents that are up, in ring order for a key.
     pub fn parent_order(&self, hash: u64) -> impl Iterator<Item = &Node> {
-        preference(&self.parents, hash)
+        self.parent_ring.owners(hash).map(|i| &self.parents[i])
     }
 
-    /// Parents in the order a key prefers them, without those that are down.
-    pub(crate) fn parents_of(&self, hash: u64) -> Vec<SocketAddr> {
-        preference(&self.parents, hash).filter(|n| n.up).map(|n| n.addr).collect()
-    }
-
-    /// Members a key prefers to this one; those that are down, or that `down` names, left out.
-    pub(crate) fn peers_before_own(&self, hash: u64, down: impl Fn(&SocketAddr) -> bool) -> Vec<SocketAddr> {
-        preference(&self.members, hash)
-            .take_while(|n| n.name != self.own_name)
-            .filter(|n| n.up && !down(&n.addr))
-            .map(|n| n.addr)
-            .collect()
+    /// Members to ask for a key instead of answering it here, best first; empty when it is this member's.
+    ///
+    /// The first one below its share of the load takes the key (consistent hashing with bounded loads);
+    /// `load_of` is what this worker has in flight at an address, `None` for one that does not answer.
+    pub(crate) fn peers_before_own(
+        &self,
+        hash: u64,
+        load_of: impl Fn(&SocketAddr) -> Option<u64>,
+    ) -> Vec<SocketAddr> {
+        if self.ring.owner(hash) == self.own {
+            return Vec::new();
+        }
+        let load = |i: usize| load_of(&self.members[i].addr).unwrap_or(0);
+        let total = self.ring.total_load(load);
+        let mut peers: Vec<SocketAddr> = Vec::new();
+        let mut full: Vec<SocketAddr> = Vec::new();
+        for member in self.ring.owners(hash) {
+            if Some(member) == self.own {
+                break;
+            }
+            let addr = self.members[member].addr;
+            match load_of(&addr) {
+                None => {}
+                Some(load) if load < self.ring.cap(member, self.load_percent, total) => peers.push(addr),
+                Some(_) => full.push(addr),
+            }
+        }
+        peers.append(&mut full);
+        peers
     }
 
     /// The address belongs to a member or a parent.
@@ -101,20 +135,9 @@ impl Group {
     }
 }
 
-/// Weighted rendezvous order.
-fn preference(nodes: &[Node], hash: u64) -> impl Iterator<Item = &Node> {
-    let mut order: Vec<(f64, &Node)> = nodes
-        .iter()
-        .map(|n| {
-            let mixed = n.name.bytes().fold(hash ^ 0x9e37_79b9_7f4a_7c15, |h, b| {
-                (h ^ u64::from(b)).wrapping_mul(0xff51_afd7_ed55_8ccd).rotate_left(31)
-            });
-            let unit = ((mixed >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
-            (-unit.ln() / f64::from(n.weight), n)
-        })
-        .collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.name.cmp(&b.1.name)));
-    order.into_iter().map(|(_, n)| n)
+fn ring_of(nodes: &[Node]) -> Result<Ring, RingError> {
+    let member = |n: &Node| RingMember { name: n.name.clone(), weight: n.weight, up: n.up };
+    Ring::new(nodes.iter().map(member).collect())
 }
 
 fn nodes(list: &[Member], field: &str, down: &[String]) -> Result<Vec<Node>, GroupError> {

@@ -125,8 +125,7 @@ fn single_origin(args: &Args, to: &str) -> Result<Apply> {
     if addresses.is_empty() {
         bail!("--to {to}: {authority} has no address");
     }
-    let origin =
-        Origin { name: DEFAULT_ORIGIN.into(), addresses, host: args.to_host.clone() };
+    let origin = Origin { name: DEFAULT_ORIGIN.into(), addresses, host: args.to_host.clone() };
     let route = Route { path: "/".into(), origin: None, cache: true, default_ttl_ms: args.default_ttl_ms };
     let site = Site {
         host: "*".into(),
@@ -143,7 +142,9 @@ fn options(args: &Args) -> Result<Options> {
         bail!("--workers must be 1..={WORKERS_MAX}");
     }
     let name = match &args.name {
-        Some(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) => {
+        Some(name)
+            if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) =>
+        {
             name.clone()
         }
         Some(name) => bail!("--name {name:?}: letters, digits, `-`, `.` and `_` only"),
@@ -161,7 +162,9 @@ fn options(args: &Args) -> Result<Options> {
 }
 
 fn started_ns() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| u64::from(d.subsec_nanos()))
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| u64::from(d.subsec_nanos()))
 }
 
 /// What the main thread waits for.
@@ -182,9 +185,7 @@ pub fn run(args: &Args) -> Result<()> {
     let signals = Signals::block().context("blocking signals")?;
     let first = args.to.as_deref().map(|to| single_origin(args, to)).transpose()?;
     let predecessor = match &args.takeover {
-        Some(path) => {
-            Some(handover::reach(path).with_context(|| format!("--takeover {}", path.display()))?)
-        }
+        Some(path) => Some(handover::reach(path).with_context(|| format!("--takeover {}", path.display()))?),
         None => None,
     };
     let (shared, mailboxes) = Shared::new(options(args)?).context("making the store")?;
@@ -202,9 +203,9 @@ pub fn run(args: &Args) -> Result<()> {
         let applied = admin.apply(&change);
         applied.map_err(|(field, message)| anyhow::anyhow!("{field}: {message}"))?;
     }
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        while signals.wait().is_ok() && wake.send(Wake::Signal).is_ok() {}
-    })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || while signals.wait().is_ok() && wake.send(Wake::Signal).is_ok() {})?;
     if predecessor.is_none() {
         say_ready(&shared, args);
     }

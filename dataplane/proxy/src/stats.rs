@@ -66,6 +66,8 @@ counts! {
         passes,
         /// Requests forwarded to the member that owns the key.
         peer_forwards,
+        /// Requests for another member's key answered here because the key is hot.
+        hot_requests,
         /// Requests that came from a peer with its hop mark.
         peer_requests,
         /// Fills started.

@@ -13,7 +13,6 @@ const DOWN_MS_MAX: u64 = 30_000;
 /// One address.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) addr: SocketAddr,
     /// Idle connections, the last used one last.
     pub(crate) idle: Vec<Sock>,
     /// Connections, idle ones too.
@@ -52,7 +51,7 @@ impl Targets {
             return id;
         }
         let id = self.list.len() as u32;
-        self.list.push(Target { addr, idle: Vec::new(), open: 0, down_until_ms: 0, failures: 0 });
+        self.list.push(Target { idle: Vec::new(), open: 0, down_until_ms: 0, failures: 0 });
         self.index.insert(addr, id);
         id
     }
@@ -63,6 +62,14 @@ impl Targets {
 
     pub(crate) fn is_down(&self, addr: &SocketAddr, now_ms: u64) -> bool {
         self.index.get(addr).is_some_and(|&id| self.list[id as usize].is_down(now_ms))
+    }
+
+    /// Connections to an address with a request under way.
+    pub(crate) fn in_flight(&self, addr: &SocketAddr) -> u64 {
+        self.index.get(addr).map_or(0, |&id| {
+            let target = &self.list[id as usize];
+            u64::from(target.open).saturating_sub(target.idle.len() as u64)
+        })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {

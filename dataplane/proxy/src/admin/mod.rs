@@ -89,7 +89,11 @@ impl Admin {
                 return Ok(());
             }
             if line.last() != Some(&b'\n') {
-                let text = if n as u64 == LINE_BYTES_MAX { "line is longer than 256 MiB" } else { "line is cut off" };
+                let text = if n as u64 == LINE_BYTES_MAX {
+                    "line is longer than 256 MiB"
+                } else {
+                    "line is cut off"
+                };
                 return write_reply(stream, &refusal("", text));
             }
             match parse(&line) {
@@ -106,7 +110,9 @@ impl Admin {
             Request::Hello {} => Ok(self.hello()),
             Request::Apply(change) => self.apply(&change),
             Request::Stats {} => Ok(Answer::Stats(self.stats())),
-            Request::Trace { method, url } => trace::trace(&self.shared, method.as_deref(), &url).map(Answer::Trace),
+            Request::Trace { method, url } => {
+                trace::trace(&self.shared, method.as_deref(), &url).map(Answer::Trace)
+            }
             Request::Purge(purge) => self.purge(&purge),
             Request::Drain { on } => self.drain(on),
             Request::Handover { .. } => Err((String::new(), "needs a connection".into())),
@@ -137,9 +143,7 @@ impl Admin {
             return Err(("revision".into(), message));
         }
         let group = match &change.group {
-            Some(view) => {
-                Some(Group::new(view).map_err(|e| (format!("group.{}", e.field), e.message))?)
-            }
+            Some(view) => Some(Group::new(view).map_err(|e| (format!("group.{}", e.field), e.message))?),
             None => None,
         };
         published.table.apply(change).map_err(|e| (e.field, e.message))?;
@@ -213,7 +217,11 @@ impl Admin {
 
     fn drain(&self, on: bool) -> Result<Answer, Refusal> {
         let mode = if on { Mode::Draining } else { Mode::Serving };
-        if self.shared.set_mode(mode) { Ok(Answer::Done {}) } else { Err((String::new(), "is leaving".into())) }
+        if self.shared.set_mode(mode) {
+            Ok(Answer::Done {})
+        } else {
+            Err((String::new(), "is leaving".into()))
+        }
     }
 
     /// Sends the listeners with the reply, then stops accepting and leaves.

@@ -3,7 +3,9 @@
 use crate::runtime::Shared;
 use crate::store::{Query, Stored, Subscriber};
 use sluice_api::proxy_admin::UrlTrace;
-use sluice_core::cache::{self, CacheKey, FieldSource, KeySeed, MethodClass, RequestControl, Scheme, request_key};
+use sluice_core::cache::{
+    self, CacheKey, FieldSource, KeySeed, MethodClass, RequestControl, Scheme, request_key,
+};
 use sluice_core::http1::{normalise_authority, write_decimal};
 
 /// A URL taken apart.

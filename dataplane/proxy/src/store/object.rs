@@ -135,6 +135,13 @@ impl Object {
         push_slices(&self.body, u64::from(self.body_start) + offset, len, out)
     }
 
+    /// Somebody beside the index holds it or its bytes: evicting it would free nothing now.
+    pub(super) fn is_held(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1
+            || Arc::strong_count(&self.body) > 1
+            || self.head.as_ref().is_some_and(|head| Arc::strong_count(head) > 1)
+    }
+
     pub(super) fn blob(&self) -> &Arc<Blob> {
         &self.body
     }

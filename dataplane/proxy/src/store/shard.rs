@@ -188,7 +188,7 @@ impl Shard {
                 self.heap.set(id, rank);
                 continue;
             }
-            if slot.object.as_ref().is_some_and(|o| Arc::strong_count(o) > 1) {
+            if slot.object.as_ref().is_some_and(|o| o.is_held()) {
                 pinned += 1;
                 if pinned > PINNED_MAX {
                     return None;

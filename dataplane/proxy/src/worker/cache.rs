@@ -4,6 +4,7 @@ use super::Worker;
 use super::forward::Plan;
 use crate::answer::Why;
 use crate::cached::{BodyOut, Fill, Reader, Saved, Source, token, unknown_length};
+use crate::exchange::Candidate;
 use crate::session::Phase;
 use crate::store::{BodyPoll, FillPoll, Lookup, ObjectRef, Query, Subscriber};
 use sluice_core::cache::{self, CacheKey, RequestControl, SitePolicy};
@@ -38,6 +39,8 @@ pub(super) struct Request {
     pub(super) from_peer: bool,
     pub(super) attempt: u8,
     pub(super) control: RequestControl,
+    /// Members to ask before the parents.
+    pub(super) peers: Vec<Candidate>,
 }
 
 impl<I: Io> Worker<I> {
@@ -127,6 +130,7 @@ impl<I: Io> Worker<I> {
 
     fn fill_plan(&self, request: &Request, fill: Fill, why: Why) -> Option<Plan> {
         let mut plan = self.plan(request.key, &request.matched, request.hop.clone(), why, true)?;
+        plan.candidates.splice(0..0, request.peers.iter().copied());
         plan.fill = Some(fill);
         Some(plan)
     }
@@ -160,7 +164,7 @@ impl<I: Io> Worker<I> {
         bytes: &[u8],
         reader: crate::store::FillReader,
     ) {
-        let Request { sock, key, matched, hop, from_peer, attempt, .. } = request;
+        let Request { sock, key, matched, hop, from_peer, attempt, peers, .. } = request;
         let saved = Saved {
             bytes: bytes.to_vec(),
             head: std::mem::take(head),
@@ -169,7 +173,7 @@ impl<I: Io> Worker<I> {
             hop,
             from_peer,
             attempt,
-            started_us: self.ctx.now.us,
+            peers,
         };
         let Some(client) = self.table.client(sock) else { return };
         client.phase = Phase::Stored(Reader {

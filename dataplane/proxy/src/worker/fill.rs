@@ -183,6 +183,11 @@ impl<I: Io> Worker<I> {
                 self.table.client(sock).map(|c| &c.phase),
                 Some(Phase::Stored(reader)) if matches!(reader.source, Source::Own(of) if of == id)
             );
+            if let Some(client) = self.table.client(sock)
+                && let Phase::Stored(reader) = &client.phase
+            {
+                self.exchanges.get(id).framing = reader.out.framing(Some(0));
+            }
             if !reads {
                 // Answered without the body (304, HEAD, nothing in it).
                 self.exchanges.get(id).client = Sock::NONE;
@@ -267,17 +272,16 @@ impl<I: Io> Worker<I> {
         let exchange = self.exchanges.get(id);
         let Some(mut fill) = exchange.fill.take() else { return false };
         self.ctx.stats.counters.fills_failed.add(1);
-        if let (Some(writer), Some(stale), true) =
-            (fill.writer.take(), fill.stale.take(), fill.stale_if_error)
-        {
-            writer.serve_stale();
+        let Some(writer) = fill.writer.take() else { return false };
+        if fill.stale_if_error && fill.stale.is_some() {
+            let stale = writer.serve_stale();
             self.ctx.stats.counters.stale_hits.add(1);
             self.detach_with(id, stale, Why::HitOnError);
             self.exchanges.close(id);
             return true;
         }
-        // Dropping the writer tells the readers.
-        drop(fill);
+        // Trying again at once would not heal it: those who wait fail too.
+        writer.fail_all();
         false
     }
 

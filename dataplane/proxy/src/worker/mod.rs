@@ -25,6 +25,7 @@ use crate::targets::{RetryBudget, Targets};
 use crate::time::Now;
 use crate::wheel::Wheel;
 use sluice_core::http1::{HttpDate, ProxyName, RequestHead, ResponseHead};
+use sluice_core::ring::HotKeys;
 use sluice_uring::{BufGroup, Event, Io, RecvBuf, Sock};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,11 @@ const SLEEP_MS_MAX: u64 = 1_000;
 
 /// Gauges that need a walk over all upstream addresses are renewed that often, ms.
 const GAUGES_MS: u64 = 100;
+
+/// A key of another member is hot, and copied here, when one worker forwards it that often within a window:
+/// at that rate the copy costs less than the hops it saves.
+const HOT_REQUESTS: u32 = 500;
+const HOT_WINDOW_MS: u64 = 1_000;
 
 /// What a worker is made with.
 pub struct Setup {
@@ -109,6 +115,7 @@ pub struct Worker<I: Io> {
     gauges_at_ms: u64,
     /// Room for composing the host part of a key.
     key_host: Vec<u8>,
+    hot: HotKeys,
     request: RequestHead,
     response: ResponseHead,
 }
@@ -148,6 +155,7 @@ impl<I: Io> Worker<I> {
             ready: Vec::new(),
             gauges_at_ms: 0,
             key_host: Vec::new(),
+            hot: HotKeys::new(HOT_REQUESTS, HOT_WINDOW_MS),
             request: RequestHead::new(),
             response: ResponseHead::new(),
         }

@@ -19,6 +19,9 @@ use sluice_uring::{Io, Sock};
 
 /// Members a request may have passed: a peer, its parent, that one's peer, and one to spare.
 const HOPS_MAX: usize = 4;
+/// Requests in flight at a peer that do not count as load: a handful more at one member than at another is
+/// chance, and bounding it would scatter keys for nothing.
+const LOAD_FREE: u64 = 256;
 /// Preconditions that only the origin can judge (RFC 9110 section 13.1).
 const ORIGIN_CONDITIONS: u64 = FieldId::IfMatch.bit() | FieldId::IfUnmodifiedSince.bit();
 
@@ -57,10 +60,16 @@ impl<I: Io> Worker<I> {
         if hop.is_empty() && self.ctx.group.is_some() {
             let peers = self.peers(key);
             if !peers.is_empty() {
-                return self.to_owner(sock, head, bytes, key, &matched, peers);
+                let now_ms = self.ctx.now.ms();
+                if !self.hot.touch(key.owner_hash(), now_ms) {
+                    return self.to_owner(sock, head, bytes, key, &matched, peers);
+                }
+                // A hot key is copied: answered here, and filled from its owner.
+                self.ctx.stats.counters.hot_requests.add(1);
+                return self.lookup(sock, head, bytes, key, &matched, hop, peers);
             }
         }
-        self.lookup(sock, head, bytes, key, &matched, hop);
+        self.lookup(sock, head, bytes, key, &matched, hop, Vec::new());
     }
 
     /// The hop mark as believed: empty for none; `None` if the request has been here.
@@ -194,20 +203,26 @@ impl<I: Io> Worker<I> {
     /// Parents in the order this key prefers them, those that are down left out.
     fn parents(&self, key: CacheKey) -> Vec<Candidate> {
         let Some(group) = &self.ctx.group else { return Vec::new() };
-        let addrs = group.parents_of(key.owner_hash());
-        addrs.into_iter().map(|addr| Candidate { addr, tier: Tier::Parent }).collect()
+        let parents = group.parent_order(key.owner_hash());
+        parents.map(|n| Candidate { addr: n.addr, tier: Tier::Parent }).collect()
     }
 
     /// Members that come before this one for a key; empty when the key is ours.
     fn peers(&self, key: CacheKey) -> Vec<Candidate> {
         let Some(group) = &self.ctx.group else { return Vec::new() };
         let now_ms = self.ctx.now.ms();
-        let down = |addr: &std::net::SocketAddr| self.targets.is_down(addr, now_ms);
-        let addrs = group.peers_before_own(key.owner_hash(), down);
+        let load = |addr: &std::net::SocketAddr| {
+            if self.targets.is_down(addr, now_ms) {
+                return None;
+            }
+            Some(self.targets.in_flight(addr).saturating_sub(LOAD_FREE))
+        };
+        let addrs = group.peers_before_own(key.owner_hash(), load);
         addrs.into_iter().map(|addr| Candidate { addr, tier: Tier::Peer }).collect()
     }
 
-    /// Asks the store, and does what it says.
+    /// Asks the store, and does what it says. What it has not is asked of `peers` first.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
     fn lookup(
         &mut self,
         sock: Sock,
@@ -216,6 +231,7 @@ impl<I: Io> Worker<I> {
         key: CacheKey,
         matched: &RouteMatch,
         hop: Vec<u8>,
+        peers: Vec<Candidate>,
     ) {
         let control = if head.fields.present() & (FieldId::CacheControl.bit() | FieldId::Pragma.bit()) == 0 {
             RequestControl::default()
@@ -223,17 +239,33 @@ impl<I: Io> Worker<I> {
             RequestControl::parse(&head.fields(bytes))
         };
         let from_peer = !hop.is_empty();
-        let request =
-            super::cache::Request { sock, key, matched: *matched, hop, from_peer, attempt: 0, control };
+        let request = super::cache::Request {
+            sock,
+            key,
+            matched: *matched,
+            hop,
+            from_peer,
+            attempt: 0,
+            control,
+            peers,
+        };
         self.ask_store(request, head, bytes);
     }
 
     /// A waiting request looks again.
     pub(super) fn lookup_again(&mut self, sock: Sock, saved: Box<Saved>) {
-        let Saved { bytes, mut head, key, matched, hop, from_peer, attempt, .. } = *saved;
+        let Saved { bytes, mut head, key, matched, hop, from_peer, attempt, peers } = *saved;
         let control = RequestControl::parse(&head.fields(&bytes));
-        let request =
-            super::cache::Request { sock, key, matched, hop, from_peer, attempt: attempt + 1, control };
+        let request = super::cache::Request {
+            sock,
+            key,
+            matched,
+            hop,
+            from_peer,
+            attempt: attempt + 1,
+            control,
+            peers,
+        };
         self.ask_store(request, &mut head, &bytes);
     }
 
