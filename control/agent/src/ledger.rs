@@ -132,7 +132,7 @@ impl Ids {
                     change.set.insert(key.clone(), (id, 0));
                 }
                 (false, 0) => {
-                    drop(change.set.insert(key.clone(), (id, now_ms.saturating_add(idle_ms).max(1))))
+                    change.set.insert(key.clone(), (id, now_ms.saturating_add(idle_ms).max(1)));
                 }
                 (false, until) if until <= now_ms && !busy.contains(&id) => {
                     change.forget.insert(key.clone());

@@ -254,6 +254,16 @@ impl<H: Host> Engine<H> {
         self.targets_version
     }
 
+    /// Everything was taken off the node; the engine has nothing more to do.
+    pub const fn is_released(&self) -> bool {
+        self.released
+    }
+
+    /// The engine's monotonic clock, microseconds.
+    pub fn now_us(&self) -> u64 {
+        self.clock.now().mono_us
+    }
+
     /// Number of the newest event.
     pub const fn last_event(&self) -> u64 {
         self.events.last()
