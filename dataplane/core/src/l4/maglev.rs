@@ -5,8 +5,8 @@
 //!
 //! Each backend has a permutation of the slots; backends take turns, and in its turn one takes the first slot
 //! of its permutation that is still free. Weights say how many turns: in a round a backend earns its weight
-//! and spends the largest weight a turn. Shares are within one turn of exact; a change of one backend moves
-//! its own slots and few others (the tests state the bound).
+//! and spends the largest weight a turn. Shares are within a few slots of exact; a change of one backend moves
+//! its own slots and few others (the tests state the bounds).
 
 use sluice_abi::SLOTS;
 use sluice_abi::hash::mix64;
@@ -166,8 +166,11 @@ mod tests {
             let c = counts(&table(&names, |i| weights[i]), names.len());
             for (i, &w) in weights.iter().enumerate() {
                 let exact = f64::from(w) / total as f64 * f64::from(SLOTS);
-                // One turn for rounding, and the last round ends in the middle: up to one turn each.
-                prop_assert!((c[i + 1] as f64 - exact).abs() <= 2.0, "weight {w}: {} slots, exact {exact}", c[i + 1]);
+                // A round gives each backend at most one turn too few, so all together are up to a turn a
+                // backend short of exact, and what they lack goes to everyone by weight.
+                let bound = 2.0 + weights.len() as f64 * f64::from(w) / total as f64;
+                let off = (c[i + 1] as f64 - exact).abs();
+                prop_assert!(off <= bound, "weight {w}: {} slots, exact {exact}, bound {bound}", c[i + 1]);
             }
         }
 
