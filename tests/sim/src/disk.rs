@@ -27,6 +27,9 @@ struct Inner {
     /// Syncs until one fails; the disk lives on.
     syncs_until_failure: Option<u64>,
     syncs: u64,
+    refused: u64,
+    /// A sync returns before anything is on the disk.
+    lying: bool,
 }
 
 /// A handle of the disk; all handles are the same disk.
@@ -66,6 +69,11 @@ impl Disk {
         self.inner().calls_left = None;
     }
 
+    /// From now on a sync returns before anything is on the disk: what a mutation breaks.
+    pub fn set_lying(&self, lying: bool) {
+        self.inner().lying = lying;
+    }
+
     /// The `syncs`-th sync from now fails, once.
     pub fn fail_sync_after(&self, syncs: u64) {
         self.inner().syncs_until_failure = Some(syncs);
@@ -79,6 +87,11 @@ impl Disk {
     /// Syncs so far.
     pub fn syncs(&self) -> u64 {
         self.inner().syncs
+    }
+
+    /// Syncs refused so far.
+    pub fn refused(&self) -> u64 {
+        self.inner().refused
     }
 
     /// Let it die now, and give the disk that the next program finds.
@@ -146,11 +159,14 @@ impl Disk {
         if let Some(left) = inner.syncs_until_failure {
             inner.syncs_until_failure = left.checked_sub(1);
             if left == 0 {
+                inner.refused += 1;
                 return Err(io::Error::other("the disk refuses a sync"));
             }
         }
         inner.syncs += 1;
-        inner.pending.clear();
+        if !inner.lying {
+            inner.pending.clear();
+        }
         Ok(())
     }
 }

@@ -3,8 +3,10 @@
 //! The only part of this crate that reads the environment: `SLUICE_SIM_SEEDS` (how many seeds a family
 //! runs), `SLUICE_SIM_SEED` and `SLUICE_SIM_FAMILY` (the one to replay).
 
-use crate::report::{Counters, Run};
+use crate::report::{Counters, Run, Violation};
+use crate::trace::Trace;
 use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Seeds per family when the environment does not say: what a developer waits for. CI runs 1000.
 pub const DEFAULT_SEEDS: u64 = 200;
@@ -34,11 +36,25 @@ pub struct Outcome {
 }
 
 impl Family {
+    /// Play one seed. A panic of the code under test is a violation like any other.
+    pub fn play_seed(&self, seed: u64) -> Run {
+        let run = self.run;
+        catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|panic| {
+            let text = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("a panic without a message");
+            let violation = Violation::new("nothing_panics", text);
+            Run::new(seed, "not known".to_owned(), Err(violation), Counters::default(), Trace::default())
+        })
+    }
+
     /// Play seeds `1..=seeds`, stopping at the first violation.
     pub fn play(&self, seeds: u64) -> Outcome {
         let mut outcome = Outcome::default();
         for seed in 1..=seeds {
-            let run = (self.run)(seed);
+            let run = self.play_seed(seed);
             outcome.seeds += 1;
             outcome.events += run.events;
             outcome.counters.merge(&run.counters);

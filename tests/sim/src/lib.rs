@@ -29,4 +29,4 @@ pub mod rng;
 pub mod trace;
 
 /// Every family, in the order in which a fault is cheapest to understand.
-pub const FAMILIES: &[harness::Family] = &[];
+pub const FAMILIES: &[harness::Family] = &[agent::FAMILY];

@@ -1,5 +1,6 @@
 //! Every family over the seeds of this run, replay of one seed, and that a seed replays exactly.
 
+use sluice_sim::agent;
 use sluice_sim::harness::{Family, replay_from_env};
 
 fn family(name: &str) -> &'static Family {
@@ -17,7 +18,7 @@ fn replay() {
     };
     let mut violated = Vec::new();
     for family in sluice_sim::FAMILIES.iter().filter(|f| name.as_deref().is_none_or(|n| f.name == n)) {
-        let run = (family.run)(seed);
+        let run = family.play_seed(seed);
         if run.violation.is_some() {
             println!("{}", family.failure(&run));
             violated.push(family.name);
@@ -37,7 +38,7 @@ fn the_same_seed_gives_the_same_events() {
     for family in sluice_sim::FAMILIES {
         let mut hashes = std::collections::BTreeSet::new();
         for seed in 1..=10 {
-            let (first, second) = ((family.run)(seed), (family.run)(seed));
+            let (first, second) = (family.play_seed(seed), family.play_seed(seed));
             assert!(first.events > 0, "{}: seed {seed} plays nothing", family.name);
             assert_eq!(first.hash, second.hash, "{}: seed {seed} does not replay", family.name);
             hashes.insert(first.hash);
@@ -47,6 +48,27 @@ fn the_same_seed_gives_the_same_events() {
 }
 
 #[test]
-fn l4_rules_hold() {
-    family("l4").test();
+fn agent_rules_hold() {
+    family("agent").test();
+}
+
+/// Seeds within which a broken rule must be caught.
+const MUTATION_SEEDS: u64 = 60;
+
+fn assert_caught(what: &str, checkers: &[&str], run: impl Fn(u64) -> sluice_sim::report::Run) {
+    for seed in 1..=MUTATION_SEEDS {
+        if let Some(violation) = run(seed).violation {
+            assert!(checkers.contains(&violation.checker), "{what}, seed {seed}: caught by {violation}");
+            println!("{what}: caught by {} at seed {seed}", violation.checker);
+            return;
+        }
+    }
+    panic!("{what}: not caught within {MUTATION_SEEDS} seeds by any of {checkers:?}");
+}
+
+#[test]
+fn broken_agent_rules_are_caught() {
+    for (what, quirks, checkers) in agent::MUTATIONS {
+        assert_caught(what, checkers, |seed| agent::run(seed, *quirks));
+    }
 }

@@ -13,8 +13,12 @@ pub const FRONTS: [&str; 2] = ["front1", "front2"];
 /// Most VIPs and pools that edits make.
 const VIPS_MAX: usize = 6;
 
-/// Most backends of a pool that edits make.
-const BACKENDS_MAX: usize = 8;
+/// Most backends of all pools that edits make: fewer than the ids of a simulated node.
+const BACKENDS_MAX: usize = 14;
+
+/// Shortest and longest promise of a VIP that edits write. A flow that talks more often than the first keeps
+/// its backend whatever the documents say.
+pub const FLOW_IDLE_MS: (u64, u64) = (1_000, 30_000);
 
 /// What an edit or a bad version is, for the trace and the counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub struct Shown {
 #[derive(Clone, Debug)]
 pub struct Book {
     newest: BTreeMap<String, Document>,
-    versions: Vec<Document>,
+    versions: BTreeMap<(String, u64), Vec<u8>>,
     next_backend: u32,
     next_vip: u32,
     next_site: u32,
@@ -70,7 +74,7 @@ impl Book {
             vec![Origin { name: "origin".into(), addresses: vec!["10.9.0.1:80".into()], host: None }];
         let mut book = Self {
             newest: BTreeMap::new(),
-            versions: Vec::new(),
+            versions: BTreeMap::new(),
             next_backend: 1,
             next_vip: 1,
             next_site: 1,
@@ -102,8 +106,13 @@ impl Book {
         &self.newest
     }
 
+    /// Every version ever written, by name and generation.
+    pub fn versions(&self) -> &BTreeMap<(String, u64), Vec<u8>> {
+        &self.versions
+    }
+
     fn keep(&mut self, document: Document) {
-        self.versions.push(document.clone());
+        self.versions.insert((document.name.clone(), document.generation), bytes(&document));
         self.newest.insert(document.name.clone(), document);
     }
 
@@ -130,8 +139,9 @@ impl Book {
 
     fn edit_edge(&mut self, rng: &mut Rng, edge: &mut Document) -> &'static str {
         let at = rng.index(edge.pools.len());
+        let backends = edge.pools.iter().map(|p| p.backends.len()).sum::<usize>();
         match rng.below(8) {
-            0 | 1 if edge.pools[at].backends.len() < BACKENDS_MAX => {
+            0 | 1 if backends < BACKENDS_MAX => {
                 let backend = self.backend(rng);
                 edge.pools[at].backends.push(backend);
                 "edit_backend_added"
@@ -143,7 +153,7 @@ impl Book {
             }
             3 if edge.vips.len() < VIPS_MAX => {
                 let name = format!("pool{}", self.next_vip);
-                if rng.chance(500) {
+                if backends < BACKENDS_MAX - 2 && rng.chance(500) {
                     let backends = (0..rng.between(1, 3)).map(|_| self.backend(rng)).collect();
                     edge.pools.push(Pool { name: name.clone(), backends, health: None });
                     edge.vips.push(self.vip(rng, &name));
@@ -168,7 +178,7 @@ impl Book {
             }
             6 => {
                 let vip = rng.index(edge.vips.len());
-                edge.vips[vip].flow_idle_ms = rng.between(1_000, 120_000);
+                edge.vips[vip].flow_idle_ms = rng.between(FLOW_IDLE_MS.0, FLOW_IDLE_MS.1);
                 "edit_flow_idle"
             }
             _ => {
@@ -222,12 +232,12 @@ impl Book {
         let held = document.generation;
         match rng.below(6) {
             0 => {
-                let stale: Vec<&Document> =
-                    self.versions.iter().filter(|d| d.name == name && d.generation < held).collect();
+                let stale: Vec<&Vec<u8>> =
+                    self.versions.range((name.clone(), 0)..(name.clone(), held)).map(|(_, text)| text).collect();
                 if stale.is_empty() {
                     return Shown { document: name, bytes: bytes(&document), what: "shown_again" };
                 }
-                Shown { document: name, bytes: bytes(stale[rng.index(stale.len())]), what: "bad_stale" }
+                Shown { document: name, bytes: stale[rng.index(stale.len())].clone(), what: "bad_stale" }
             }
             1 => {
                 document.networks.push(Network { name: "other".into(), cidr: "192.168.0.0/24".into() });
@@ -291,7 +301,7 @@ impl Book {
             mode: *rng.pick(&[Mode::L2Direct, Mode::Ipip]),
             pool: Some(pool.to_owned()),
             nodes,
-            flow_idle_ms: rng.between(1_000, 60_000),
+            flow_idle_ms: rng.between(FLOW_IDLE_MS.0, FLOW_IDLE_MS.1),
         }
     }
 
