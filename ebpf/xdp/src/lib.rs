@@ -96,3 +96,13 @@ pub fn opaque(value: u32) -> u32 {
     unsafe { asm!("{same} &= 0x7fffffff", same = inout(reg) same, options(nostack, pure, nomem)) };
     same as u32
 }
+
+/// The highest bit as 0 or 1, in a form that neither the compiler turns into a branch nor the verifier follows
+/// as two states (it does for an arithmetic shift that is masked): both would multiply the paths to check.
+#[inline(always)]
+pub fn top_bit(value: u64) -> u64 {
+    let mut bit = value;
+    // SAFETY: arithmetic only.
+    unsafe { asm!("{bit} >>= 63", bit = inout(reg) bit, options(nostack, pure, nomem)) };
+    bit
+}

@@ -6,14 +6,14 @@ use crate::maps::{BACKENDS, FLOWS, META, count_event};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use sluice_abi::BUCKET_ENTRIES;
-use sluice_abi::flow::{Entry, units};
+use sluice_abi::flow::{AGE_MASK, CONFIRMED, Entry, units};
+
+const _: () = assert!(CONFIRMED == 1, "`rank` shifts the lowest bit into the sign");
 use sluice_abi::hash::bucket_of;
 use sluice_abi::layout::{Bucket, backend_flag};
 use sluice_abi::reason::Event;
 use sluice_abi::slot::{ASK, Slot};
-
-/// Tries of one packet to put its entry where another processor writes too.
-const INSERT_ATTEMPTS: u32 = 3;
+use sluice_xdp::{opaque, top_bit};
 
 enum Insert {
     Done,
@@ -60,12 +60,16 @@ pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
     let now = units(unsafe { bpf_ktime_get_coarse_ns() });
 
     let mut i = 0;
+    let mut entry = Entry(0);
     while i < BUCKET_ENTRIES {
-        let entry = read(bucket, i);
+        entry = read(bucket, i);
         if entry.matches(hash) {
-            return found(bucket, i, entry, hash, slot, syn, now);
+            break;
         }
         i += 1;
+    }
+    if i < BUCKET_ENTRIES {
+        return found(bucket, i, entry, hash, slot, syn, now);
     }
     if slot.previous() == ASK {
         return slot.current() as u32;
@@ -74,22 +78,21 @@ pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
     if owner == 0 {
         return 0;
     }
-    let mut attempt = 0;
-    while attempt < INSERT_ATTEMPTS {
-        match insert(bucket, Entry::new(hash, owner, now), now, idle) {
-            Insert::Done => {
-                count_event(if owner == slot.current() { Event::FlowNew } else { Event::FlowKept });
-                return owner as u32;
-            }
-            Insert::Full => break,
-            Insert::Raced => count_event(Event::FlowRaced),
+    match insert(bucket, Entry::new(hash, owner, now), now, idle) {
+        Insert::Done => {
+            count_event(if owner == slot.current() { Event::FlowNew as u32 } else { Event::FlowKept as u32 });
+            return owner as u32;
         }
-        attempt += 1;
+        Insert::Raced => {
+            count_event(Event::FlowRaced as u32);
+        }
+        Insert::Full => {}
     }
+    // A SYN is refused, and its sender tries again; a flow that is under way tries with its next packet.
     if syn {
         return FULL;
     }
-    count_event(Event::FlowUntracked);
+    count_event(Event::FlowUntracked as u32);
     owner as u32
 }
 
@@ -100,13 +103,13 @@ fn found(bucket: *mut Bucket, i: usize, entry: Entry, hash: u64, slot: Slot, syn
         if fresh != entry {
             write(bucket, i, fresh);
         }
-        count_event(Event::FlowHit);
+        count_event(Event::FlowHit as u32);
         return entry.backend() as u32;
     }
     // A new flow of the same addresses, or one whose backend is gone: it is the current owner's. After the
     // window the table says so by itself and the entry goes.
     if !syn {
-        count_event(Event::FlowRehomed);
+        count_event(Event::FlowRehomed as u32);
     }
     let replaced = if slot.previous() == ASK || slot.current() == 0 {
         Entry(0)
@@ -124,42 +127,49 @@ fn found(bucket: *mut Bucket, i: usize, entry: Entry, hash: u64, slot: Slot, syn
 /// Puts an entry into a free place, else over one that is dead, else over the oldest unconfirmed one.
 #[inline(always)]
 fn insert(bucket: *mut Bucket, entry: Entry, now: u64, idle: u32) -> Insert {
-    // Rank of a place: free, dead, unconfirmed by age; 0 means it must stay.
-    let mut best = 0u32;
-    let mut place = 0usize;
-    let mut old = Entry(0);
+    // Rank and place of the best candidate, without a branch: the verifier follows every path of branches, and
+    // eight places of four kinds have 65,536.
+    let mut best = 0u64;
     let mut i = 0;
     while i < BUCKET_ENTRIES {
-        let e = read(bucket, i);
-        let rank = if e.is_free() {
-            u32::MAX
-        } else if e.age(now) > idle {
-            u32::MAX - 1
-        } else if e.confirmed() {
-            0
-        } else {
-            e.age(now) + 1
-        };
-        if rank > best {
-            best = rank;
-            place = i;
-            old = e;
-        }
+        let score = rank(read(bucket, i), now, idle as u64) << 3 | i as u64;
+        let behind = best.wrapping_sub(score);
+        best = best.wrapping_sub(behind.wrapping_mul(top_bit(behind)));
         i += 1;
     }
-    if best == 0 {
+    let best = opaque(best as u32);
+    if best < 8 {
         return Insert::Full;
+    }
+    let place = (best & 7) as usize;
+    let old = read(bucket, place);
+    if !old.is_free() && old.confirmed() && old.age(now) <= idle {
+        // It began to talk since its rank was taken.
+        return Insert::Raced;
     }
     // SAFETY: `place` is below BUCKET_ENTRIES; an aligned word of the map, compared and exchanged whole.
     let (_, done) = unsafe {
-        let word = &raw mut (*bucket).entries[place & (BUCKET_ENTRIES - 1)];
+        let word = &raw mut (*bucket).entries[place];
         atomic_cxchg::<u64, { AtomicOrdering::Relaxed }, { AtomicOrdering::Relaxed }>(word, old.0, entry.0)
     };
     if !done {
         return Insert::Raced;
     }
-    if best < u32::MAX - 1 {
-        count_event(Event::FlowEvicted);
+    if best >> 3 <= RANK_UNCONFIRMED_MAX {
+        count_event(Event::FlowEvicted as u32);
     }
     Insert::Done
+}
+
+/// Highest rank of an unconfirmed entry: the oldest has the greatest age.
+const RANK_UNCONFIRMED_MAX: u32 = AGE_MASK as u32 + 1;
+
+/// 2^15 and more: free; 2^14 and more: dead; else for an unconfirmed entry its age plus one; 0: it must stay.
+#[inline(always)]
+fn rank(entry: Entry, now: u64, idle: u64) -> u64 {
+    let age = now.wrapping_sub(entry.0 >> 1) & AGE_MASK;
+    let used = top_bit(entry.0 | entry.0.wrapping_neg());
+    let dead = top_bit(idle.wrapping_sub(age));
+    let confirmed = top_bit(entry.0 << 63);
+    ((used ^ 1) << 15) + (dead << 14) + (age + 1).wrapping_mul(confirmed ^ 1)
 }

@@ -1,7 +1,7 @@
 //! The last step: rewrite or encapsulate, and send.
 
-use crate::maps::{BACKENDS, DEVS, count_drop, count_traffic};
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_TX};
+use crate::maps::{BACKENDS, DEVS, count_traffic, drop_for};
+use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use sluice_abi::hash::outer_entropy;
@@ -18,6 +18,8 @@ const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 /// What the parser learned of a packet.
 #[derive(Clone, Copy)]
 pub struct Packet {
+    /// Start of the IP header; at least 20 bytes from it (40 for IPv6) were compared with the end of the frame.
+    pub ip: usize,
     /// Flow hash.
     pub hash: u64,
     /// Length of the IP packet, bytes.
@@ -26,79 +28,75 @@ pub struct Packet {
     pub v6: bool,
 }
 
-#[inline(always)]
-fn drop(vip: &VipValue, reason: DropReason) -> u32 {
-    count_drop(vip.id, reason);
-    XDP_DROP
-}
-
-/// Sends the packet to backend `id`. Headers up to the addresses are known to be in the frame.
+/// Sends the packet to backend `id`.
 #[inline(always)]
 pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32) -> u32 {
-    let Some(row) = BACKENDS.get(id) else { return drop(vip, DropReason::NoBackend) };
-    if id == 0 || row.flags & backend_flag::PRESENT == 0 {
-        return drop(vip, DropReason::NoBackend);
-    }
-    if row.flags & backend_flag::HAS_LINK == 0 {
-        return drop(vip, DropReason::BackendUnreachable);
+    let Some(row) = BACKENDS.get(id) else { return drop_for(vip.id, DropReason::NoBackend as u32) };
+    const READY: u16 = backend_flag::PRESENT | backend_flag::HAS_LINK;
+    if row.flags & READY != READY {
+        // Row 0 is never present: a slot without an owner ends here too.
+        let absent = row.flags & backend_flag::PRESENT == 0;
+        let reason = if absent { DropReason::NoBackend } else { DropReason::BackendUnreachable };
+        return drop_for(vip.id, reason as u32);
     }
     let result = if vip.mode == mode::L2_DIRECT {
-        direct(ctx, row, packet)
-    } else if packet.v6 {
-        encapsulate6(ctx, row, packet, proto::IPV6)
-    } else if row.flags & backend_flag::HAS_V4 != 0 {
+        direct(row, packet)
+    } else if !packet.v6 && row.flags & backend_flag::HAS_V4 != 0 {
         encapsulate4(ctx, row, packet)
     } else {
-        encapsulate6(ctx, row, packet, proto::IPIP)
+        encapsulate6(ctx, row, packet)
     };
-    if let Err(reason) = result {
-        return drop(vip, reason);
+    if result != 0 {
+        return drop_for(vip.id, result);
     }
     count_traffic(id, packet.ip_len);
     // SAFETY: reading the context's own field.
     if row.ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {
         return XDP_TX;
     }
-    DEVS.redirect(row.ifindex, 0).unwrap_or_else(|_| drop(vip, DropReason::BackendUnreachable))
+    match DEVS.redirect(row.ifindex, 0) {
+        Ok(verdict) => verdict,
+        Err(_) => drop_for(vip.id, DropReason::BackendUnreachable as u32),
+    }
 }
 
-/// Takes one from the TTL or hop limit at the front of the frame.
+/// Takes one from the TTL or hop limit; `false` when none is left.
 #[inline(always)]
-fn age(data: usize, data_end: usize, v6: bool) -> Result<(), DropReason> {
-    if data + ETH_LEN + IPV4_LEN > data_end {
-        return Err(DropReason::Truncated);
-    }
-    // SAFETY: offsets 7..=11 of the IP header are inside the 20 bytes checked above.
+fn age(packet: Packet) -> bool {
+    let ip = packet.ip;
+    // SAFETY: offsets 7..12 are inside the IP header, which was checked.
     unsafe {
-        if v6 {
-            let hops: u8 = load(data + ETH_LEN + 7);
+        if packet.v6 {
+            let hops: u8 = load(ip + 7);
             if hops <= 1 {
-                return Err(DropReason::TtlExpired);
+                return false;
             }
-            store(data + ETH_LEN + 7, hops - 1);
+            store(ip + 7, hops - 1);
         } else {
-            let ttl: u8 = load(data + ETH_LEN + 8);
+            let ttl: u8 = load(ip + 8);
             if ttl <= 1 {
-                return Err(DropReason::TtlExpired);
+                return false;
             }
-            let check: u16 = load(data + ETH_LEN + 10);
-            // The TTL is the low byte of its word: taking one from it adds one to the complement sum.
-            store(data + ETH_LEN + 8, ttl - 1);
-            store(data + ETH_LEN + 10, !sum::fold((!check) as u32 + 0xfffe));
+            let check: u16 = load(ip + 10);
+            // The TTL is the low byte of its word: taking one from it changes the complement sum by -1.
+            store(ip + 8, ttl - 1);
+            store(ip + 10, !sum::fold((!check) as u32 + 0xfffe));
         }
     }
-    Ok(())
+    true
 }
 
+/// 0, or the number of a drop reason.
 #[inline(always)]
-fn direct(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> Result<(), DropReason> {
+fn direct(row: &BackendValue, packet: Packet) -> u32 {
     if packet.ip_len > row.mtu as u32 {
-        return Err(DropReason::TooBig);
+        return DropReason::TooBig as u32;
     }
-    let data = start(ctx);
-    age(data, end(ctx), packet.v6)?;
-    write_macs(data, row);
-    Ok(())
+    if !age(packet) {
+        return DropReason::TtlExpired as u32;
+    }
+    write_macs(packet.ip - ETH_LEN, row);
+    0
 }
 
 /// Destination and source MAC. The caller checked the Ethernet header against the end of the frame.
@@ -113,90 +111,99 @@ fn write_macs(data: usize, row: &BackendValue) {
     }
 }
 
+/// 0, or the number of a drop reason.
 #[inline(always)]
-fn encapsulate4(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> Result<(), DropReason> {
+fn encapsulate4(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> u32 {
     let outer_len = packet.ip_len + IPV4_LEN as u32;
     if outer_len > row.mtu as u32 {
-        return Err(DropReason::TooBig);
+        return DropReason::TooBig as u32;
     }
-    let data = start(ctx);
-    age(data, end(ctx), false)?;
-    // SAFETY: `age` checked 34 bytes.
-    let tos: u8 = unsafe { load(data + ETH_LEN + 1) };
+    if !age(packet) {
+        return DropReason::TtlExpired as u32;
+    }
+    // SAFETY: the IP header was checked.
+    let tos: u8 = unsafe { load(packet.ip + 1) };
     // SAFETY: the helper moves the start of the frame; bounds are read again below.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(IPV4_LEN as i32)) } != 0 {
-        return Err(DropReason::NoHeadroom);
+        return DropReason::NoHeadroom as u32;
     }
     let data = start(ctx);
     if data + ETH_LEN + IPV4_LEN > end(ctx) {
-        return Err(DropReason::NoHeadroom);
+        return DropReason::NoHeadroom as u32;
     }
     write_macs(data, row);
-    let ip = data + ETH_LEN;
-    let version_tos = 0x45u16 | (tos as u16) << 8;
     let length = (outer_len as u16).to_be();
     let entropy = outer_entropy(packet.hash);
     let total = row.outer4_sum as u32 + ((tos as u32) << 8) + length as u32 + entropy as u32;
-    // SAFETY: 34 bytes from `data` were checked above.
+    let check = !sum::fold(total);
+    // The header in two words and the addresses: EtherType, version and TOS, length, id 0; fragment word, TTL
+    // and protocol, checksum, high half of the source.
+    let first = ETH_IPV4 as u64 | 0x45 << 16 | (tos as u64) << 24 | (length as u64) << 32;
+    const FIXED: u64 = DONT_FRAGMENT as u64 | (u16::from_le_bytes([OUTER_TTL, proto::IPIP]) as u64) << 16;
+    let src = u16::from_le_bytes([row.outer_src4[0], row.outer_src4[1]]);
+    let second = FIXED | (check as u64) << 32 | (src as u64) << 48;
+    let dst = &raw const row.addr4 as *const u32;
+    // SAFETY: 34 bytes from `data` were checked above; `addr4` lies at a multiple of 4 in the row.
     unsafe {
-        store(data + 12, ETH_IPV4);
-        store(ip, version_tos);
-        store(ip + 2, length);
-        store(ip + 4, (DONT_FRAGMENT as u32) << 16);
-        store(ip + 8, u16::from_le_bytes([OUTER_TTL, proto::IPIP]));
-        store(ip + 10, !sum::fold(total));
-        store(ip + 12, u16::from_le_bytes([row.outer_src4[0], row.outer_src4[1]]));
-        store(ip + 14, entropy);
-        store(ip + 16, u32::from_le_bytes(row.addr4));
+        store(data + 12, first);
+        store(data + 20, second);
+        store(data + 28, entropy);
+        store(data + 30, dst.read());
     }
-    Ok(())
+    0
 }
 
+/// 0, or the number of a drop reason.
 #[inline(always)]
-fn encapsulate6(ctx: &XdpContext, row: &BackendValue, packet: Packet, next: u8) -> Result<(), DropReason> {
+fn encapsulate6(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> u32 {
     if row.flags & backend_flag::HAS_V6 == 0 {
-        return Err(DropReason::BackendUnreachable);
+        return DropReason::BackendUnreachable as u32;
     }
     if packet.ip_len + IPV6_LEN as u32 > row.mtu as u32 {
-        return Err(DropReason::TooBig);
+        return DropReason::TooBig as u32;
     }
-    let data = start(ctx);
-    age(data, end(ctx), packet.v6)?;
-    // SAFETY: `age` checked 34 bytes.
-    let (b0, b1): (u8, u8) = unsafe { (load(data + ETH_LEN), load(data + ETH_LEN + 1)) };
+    if !age(packet) {
+        return DropReason::TtlExpired as u32;
+    }
+    // SAFETY: the IP header was checked.
+    let (b0, b1): (u8, u8) = unsafe { (load(packet.ip), load(packet.ip + 1)) };
     let class = if packet.v6 { b0 << 4 | b1 >> 4 } else { b1 };
+    let next = if packet.v6 { proto::IPV6 } else { proto::IPIP };
     // SAFETY: the helper moves the start of the frame; bounds are read again below.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(IPV6_LEN as i32)) } != 0 {
-        return Err(DropReason::NoHeadroom);
+        return DropReason::NoHeadroom as u32;
     }
     let data = start(ctx);
     if data + ETH_LEN + IPV6_LEN > end(ctx) {
-        return Err(DropReason::NoHeadroom);
+        return DropReason::NoHeadroom as u32;
     }
     write_macs(data, row);
     let ip = data + ETH_LEN;
     // RFC 6438: the flow label carries the flow's entropy for routers that spread by it.
     let first = 0x6000_0000 | (class as u32) << 20 | (packet.hash >> 12) as u32 & 0xf_ffff;
-    let src = &raw const row.outer_src6 as *const u16;
-    let dst = &raw const row.addr6 as *const u16;
-    // SAFETY: 54 bytes from `data` were checked above; the row holds 14 and 16 bytes at those addresses, which
-    // are aligned to 2.
+    let length = (packet.ip_len as u16).to_be();
+    let words = &raw const *row as *const u32;
+    // SAFETY: 54 bytes from `data` were checked above; the row is 16 words: `addr6` is words 6..10 and
+    // `outer_src6` 14 bytes from word 11 (asserted below).
     unsafe {
         store(data + 12, ETH_IPV6);
         store(ip, first.to_be());
-        store(ip + 4, (packet.ip_len as u16).to_be());
-        store(ip + 6, u16::from_le_bytes([next, OUTER_TTL]));
-        let mut i = 0;
-        while i < 7 {
-            store(ip + 8 + 2 * i, src.add(i).read());
-            i += 1;
-        }
+        store(ip + 4, length as u32 | (next as u32) << 16 | (OUTER_TTL as u32) << 24);
+        store(ip + 8, words.add(11).read());
+        store(ip + 12, words.add(12).read());
+        store(ip + 16, words.add(13).read());
+        store(ip + 20, (words.add(14) as *const u16).read());
         store(ip + 22, outer_entropy(packet.hash));
-        let mut i = 0;
-        while i < 8 {
-            store(ip + 24 + 2 * i, dst.add(i).read());
-            i += 1;
-        }
+        store(ip + 24, words.add(6).read());
+        store(ip + 28, words.add(7).read());
+        store(ip + 32, words.add(8).read());
+        store(ip + 36, words.add(9).read());
     }
-    Ok(())
+    0
 }
+
+const _: () = {
+    assert!(core::mem::offset_of!(BackendValue, addr4) == 20);
+    assert!(core::mem::offset_of!(BackendValue, addr6) == 24);
+    assert!(core::mem::offset_of!(BackendValue, outer_src6) == 44);
+};

@@ -1,13 +1,13 @@
 //! The balancer's maps. Sizes here are placeholders where the loader sets its own.
 
+use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::layout::{
     AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic, VipKey4, VipKey6, VipValue,
 };
-use sluice_abi::reason::{DROP_REASONS, DropReason, EVENTS as EVENT_PLACES, Event};
 use sluice_abi::slot::Slot;
-use sluice_xdp::opaque;
+use sluice_xdp::{below_32, opaque};
 
 /// `BPF_F_MMAPABLE`: the loader stores and reads through a mapping, and the array starts on a page, so that a
 /// bucket is one cache line.
@@ -50,22 +50,26 @@ pub fn slot(vip: u32, index: u32) -> Option<Slot> {
     Some(Slot(unsafe { table.add(opaque(index) as usize).read_volatile() }))
 }
 
-/// Counts a drop of a VIP.
-#[inline(always)]
-pub fn count_drop(vip: u32, reason: DropReason) {
+/// Counts a drop of a VIP; returns the verdict. A call of its own: cold, and many places end here.
+#[inline(never)]
+pub fn drop_for(vip: u32, reason: u32) -> u32 {
     if let Some(counts) = DROPS.get_ptr_mut(vip) {
-        // SAFETY: this processor's own copy, valid while the program runs; the index is in range.
-        unsafe { (*counts).packets[reason as usize & (DROP_REASONS - 1)] += 1 };
+        let packets = counts as *mut u64;
+        // SAFETY: this processor's own copy, 32 counters, valid while the program runs; the index is masked.
+        unsafe { *packets.add(below_32(reason)) += 1 };
     }
+    XDP_DROP
 }
 
-/// Counts an event.
-#[inline(always)]
-pub fn count_event(event: Event) {
+/// Counts an event. A call of its own, as [`drop_for`].
+#[inline(never)]
+pub fn count_event(event: u32) -> u32 {
     if let Some(counts) = EVENTS.get_ptr_mut(0) {
-        // SAFETY: this processor's own copy, valid while the program runs; the index is in range.
-        unsafe { (*counts).packets[event as usize & (EVENT_PLACES - 1)] += 1 };
+        let packets = counts as *mut u64;
+        // SAFETY: this processor's own copy, 32 counters, valid while the program runs; the index is masked.
+        unsafe { *packets.add(below_32(event)) += 1 };
     }
+    0
 }
 
 /// Counts a packet handed to a backend.
@@ -79,3 +83,5 @@ pub fn count_traffic(backend: u32, bytes: u32) {
         }
     }
 }
+
+const _: () = assert!(sluice_abi::reason::DROP_REASONS == 32 && sluice_abi::reason::EVENTS == 32);
