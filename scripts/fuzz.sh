@@ -41,9 +41,9 @@ for target in "${targets[@]}"; do
         rmdir --ignore-fail-on-non-empty "$artifacts" artifacts 2>/dev/null || true
     else
         failed=1
-        tail -n 30 "$log" >&2
+        grep -A 4 'panicked at\|ERROR: libFuzzer' "$log" | head -n 30 >&2
         input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
-        echo "fuzz: $target FAILED; input: fuzz/${input:-unknown, see $log}" >&2
+        echo "fuzz: $target FAILED; input: fuzz/${input:-unknown}; log: $log" >&2
         break
     fi
 done
