@@ -28,7 +28,7 @@ const WORKERS_MAX: usize = 1024;
 
 /// A caching reverse proxy on io_uring.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "sluice-proxy", version)]
+#[command(name = "sluice-proxy", version, args_override_self = true)]
 pub struct Args {
     /// Address and port to listen on; may be given more than once.
     #[arg(long, value_name = "ADDR:PORT")]
@@ -63,6 +63,21 @@ pub struct Args {
     /// Do not bind workers to CPUs.
     #[arg(long)]
     pub no_pin: bool,
+    /// From the first byte of a request head to its last, ms.
+    #[arg(long, value_name = "MS", default_value_t = Tuning::default().head_ms)]
+    pub head_ms: u64,
+    /// Between two parts of a request body, ms.
+    #[arg(long, value_name = "MS", default_value_t = Tuning::default().body_ms)]
+    pub body_ms: u64,
+    /// A client connection without a request, ms.
+    #[arg(long, value_name = "MS", default_value_t = Tuning::default().idle_ms)]
+    pub idle_ms: u64,
+    /// TCP handshake with an upstream, ms.
+    #[arg(long, value_name = "MS", default_value_t = Tuning::default().connect_ms)]
+    pub connect_ms: u64,
+    /// From a request to the head of its response, and between two parts of its body, ms.
+    #[arg(long, value_name = "MS", default_value_t = Tuning::default().response_ms)]
+    pub response_ms: u64,
     /// Time connections have to end after a signal or a handover, ms.
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     pub drain_ms: u64,
@@ -157,7 +172,14 @@ fn options(args: &Args) -> Result<Options> {
         poll: args.poll.into(),
         cache_bytes: args.cache,
         name,
-        tuning: Tuning::default(),
+        tuning: Tuning {
+            head_ms: args.head_ms,
+            body_ms: args.body_ms,
+            idle_ms: args.idle_ms,
+            connect_ms: args.connect_ms,
+            response_ms: args.response_ms,
+            ..Tuning::default()
+        },
     })
 }
 

@@ -18,9 +18,9 @@ use sluice_uring::arena::Arena;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Memory of an index entry beside the arena, charged against the capacity: slot (80) and its place in table (8) and
-/// heap (16), object (184) and blob (96) with their allocations, allocator block (28); rounded up.
-pub const ENTRY_BYTES: u64 = 448;
+/// Memory of an index entry beside the arena, charged against the capacity: slot (64), its place in table and heap
+/// (26), object (152) and blob (88) with their allocations, blocks of the allocator (56); rounded up.
+pub const ENTRY_BYTES: u64 = 400;
 /// Variants kept of one URL: beyond it the one made first is dropped.
 pub const VARIANTS_MAX: usize = 64;
 /// Objects in use that are passed over in one search for a victim.

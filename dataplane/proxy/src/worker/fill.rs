@@ -213,16 +213,18 @@ impl<I: Io> Worker<I> {
         let exchange = self.exchanges.get(id);
         let sock = exchange.client;
         let Some(body) = exchange.fill.as_mut().and_then(|f| f.body.as_mut()) else { return false };
+        let before = body.object().body_available();
         if body.append(data).is_ok() {
             self.pump_reader(sock);
             return true;
         }
         self.ctx.stats.counters.fills_failed.add(1);
-        self.spill(id, data)
+        self.spill(id, before, data)
     }
 
-    /// The store takes no more of this response: its own client gets the rest directly.
-    fn spill(&mut self, id: ExchangeId, data: &[u8]) -> bool {
+    /// The store takes no more of this response: its own client gets what is there up to `before`, then `data`
+    /// and all that follows directly.
+    fn spill(&mut self, id: ExchangeId, before: u64, data: &[u8]) -> bool {
         let exchange = self.exchanges.get(id);
         let sock = exchange.client;
         let object = exchange.fill.take().and_then(|f| f.body).map(|body| body.object().clone());
@@ -235,9 +237,8 @@ impl<I: Io> Worker<I> {
         let Phase::Stored(reader) = std::mem::replace(&mut client.phase, Phase::Exchange(id)) else {
             return false;
         };
-        let there = object.body_available();
-        if there > reader.at {
-            client.out.push_framed(&object, reader.at, there - reader.at, reader.out);
+        if before > reader.at {
+            client.out.push_framed(&object, reader.at, before - reader.at, reader.out);
         }
         client.out.append_framed(data, reader.out);
         self.exchanges.get(id).framing = reader.out.framing(object.body_len());
