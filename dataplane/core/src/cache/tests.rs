@@ -49,7 +49,8 @@ fn cc(value: &str) -> [(&str, &str); 1] {
 fn what_may_be_stored() {
     use PassReason::*;
     let auth: &Fields<'_> = &[("authorization", "Basic x")];
-    let cases: &[(&str, &Fields<'_>, u16, &Fields<'_>, Result<(), PassReason>)] = &[
+    type Case<'a> = (&'a str, &'a Fields<'a>, u16, &'a Fields<'a>, Result<(), PassReason>);
+    let cases: &[Case<'_>] = &[
         ("3: explicit lifetime", &[], 200, &cc("max-age=60"), Ok(())),
         ("3: any final status with one", &[], 302, &cc("max-age=60"), Ok(())),
         (
