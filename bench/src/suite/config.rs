@@ -102,7 +102,7 @@ pub fn haproxy(cpu: usize, ports: Ports, origin: SocketAddr) -> String {
         "global\n  nbthread 1\n  cpu-map 1 {cpu}\n  maxconn {connections}\n\
          defaults\n  mode http\n  http-reuse always\n  option http-keep-alive\n  timeout connect 5s\n\
          \x20 timeout client 1h\n  timeout server 1h\n  timeout http-keep-alive 1h\n\
-         cache store\n  total-max-size 256\n  max-object-size 4194304\n  max-age 3600\n\
+         cache store\n  total-max-size 16\n  max-object-size 4194304\n  max-age 3600\n\
          frontend proxy\n  bind {proxy}\n  default_backend origin\n\
          frontend cached\n  bind {cache}\n\
          \x20 default_backend cached_origin\n\

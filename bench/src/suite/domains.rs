@@ -123,7 +123,9 @@ pub fn sluice_with_admin(context: &Context, name: &str) -> Result<(Endpoint, Adm
     let socket = context.tmp.path().join(format!("{name}.sock"));
     let address = free_address()?;
     let mut command = Command::new(context.bin("sluice-proxy"));
-    command.args(["--listen", &address.to_string(), "--workers", "1", "--admin"]).arg(&socket);
+    command
+        .args(["--listen", &address.to_string(), "--workers", "1", "--cache", "0", "--admin"])
+        .arg(&socket);
     let endpoint = start(context, name, command, address)?;
     let admin = Admin::connect(&socket)?;
     Ok((endpoint, admin))

@@ -266,7 +266,12 @@ fn poll_modes(context: &Context, origin: &Origin) -> Result<Vec<Row>> {
     let mut endpoints = Vec::new();
     for mode in ["interrupt", "sqpoll", "napi"] {
         let name = format!("sluice {mode}");
-        match subject::sluice_with(context, &name.replace(' ', "-"), origin.address, &["--poll", mode]) {
+        match subject::sluice_with(
+            context,
+            &name.replace(' ', "-"),
+            origin.address,
+            &["--cache", "0", "--poll", mode],
+        ) {
             Ok(endpoint) => endpoints.push((name, endpoint)),
             Err(e) => context.note(format!("{name} is not measured: {e:#}")),
         }

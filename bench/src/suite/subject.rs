@@ -105,7 +105,7 @@ pub fn sluice_with(context: &Context, name: &str, origin: SocketAddr, args: &[&s
 }
 
 fn sluice(context: &Context, origin: SocketAddr) -> Result<Subject> {
-    let proxy = sluice_with(context, "sluice-plain", origin, &[])?;
+    let proxy = sluice_with(context, "sluice-plain", origin, &["--cache", "0"])?;
     let cache = sluice_with(context, "sluice-cache", origin, &["--cache", CACHE])?;
     Ok(Subject { name: "sluice".to_owned(), proxy: Some(proxy), cache: Some(cache) })
 }
