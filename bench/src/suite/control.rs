@@ -180,7 +180,7 @@ impl Agent {
         let address = free_address()?;
         write_document(&placements, &base_document(address, origin, sites))?;
         let mut command = Command::new(context.bin("sluice-agent"));
-        command.args(["--node", "bench", "--workers", "1", "--iface", "lo"]);
+        command.args(["--node", "bench", "--workers", "1"]);
         command.arg("--placements").arg(&placements).arg("--state").arg(dir.join("state"));
         command.arg("--socket").arg(dir.join("agent.sock")).arg("--pin-dir").arg(dir.join("pins"));
         command.arg("--proxy-bin").arg(context.bin("sluice-proxy"));

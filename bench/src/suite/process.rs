@@ -151,24 +151,56 @@ impl Process {
         Ok(total)
     }
 
-    /// Asks it to end, and makes it when it does not.
+    /// Asks it to end, and makes it when it does not; then its descendants that outlived it, as an agent's
+    /// proxy does by design.
     pub fn stop(&mut self) {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let family = self.pids().unwrap_or_default();
+        let family: Vec<_> =
+            family.into_iter().skip(1).filter_map(|pid| Some((pid, started_at(pid)?))).collect();
+        terminate(self.child.id());
+        if !within(STOP_TIMEOUT, || matches!(self.child.try_wait(), Ok(Some(_)))) {
+            let _killed = self.child.kill();
+            let _reaped = self.child.wait();
         }
-        let asked = Instant::now();
-        while asked.elapsed() < STOP_TIMEOUT {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
+        // The start time tells a descendant from another process that was given its id.
+        let alive = |(pid, started): &(u32, String)| started_at(*pid).as_ref() == Some(started);
+        for one in family.iter().filter(|one| alive(one)) {
+            terminate(one.0);
+            if !within(STOP_TIMEOUT, || !alive(one)) {
+                eprintln!("{}: process {} does not end", self.name, one.0);
             }
-            std::thread::sleep(Duration::from_millis(10));
         }
-        let _killed = self.child.kill();
-        let _reaped = self.child.wait();
     }
+}
+
+fn terminate(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        // Gone already is as good.
+        let _sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// Polls `done` until it is true or the time is over.
+fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < limit {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    done()
+}
+
+/// Start time of a running process, in ticks since boot; `None` once it ended.
+fn started_at(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold spaces and brackets: fields are counted from its end.
+    let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
+    (fields.first() != Some(&"Z")).then(|| fields.get(19).map(|s| (*s).to_owned()))?
 }
 
 impl Drop for Process {
@@ -184,4 +216,23 @@ fn read(path: &str) -> Result<String, Error> {
 /// A free TCP port of the loopback address.
 pub fn free_address() -> io::Result<SocketAddr> {
     std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descendants_that_outlive_their_parent_are_ended() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut command = Command::new("sh");
+        // The parent ends at TERM, its child is in a session of its own and stays.
+        command.args(["-c", "setsid sleep 600 & wait"]);
+        let mut parent = Process::start("sh", command, 0, &dir.path().join("log")).expect("start sh");
+        assert!(within(STOP_TIMEOUT, || parent.pids().is_ok_and(|pids| pids.len() > 1)));
+        let pids = parent.pids().expect("pids");
+        assert!(pids.iter().all(|&pid| started_at(pid).is_some()));
+        parent.stop();
+        assert!(pids.iter().all(|&pid| started_at(pid).is_none()), "{pids:?}");
+    }
 }

@@ -149,7 +149,7 @@ pub fn table(group: &str, rows: &[Row], notes: &[String]) -> String {
                 row.subject,
                 row.value,
                 row.unit,
-                format!("{:.2}", row.ratio),
+                ratio(row.ratio),
                 row.base
             );
         }
@@ -161,6 +161,11 @@ pub fn table(group: &str, rows: &[Row], notes: &[String]) -> String {
         }
     }
     text
+}
+
+/// Two decimals, or three where two would show nothing.
+pub fn ratio(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.3}") } else { format!("{ratio:.2}") }
 }
 
 #[cfg(test)]
@@ -188,6 +193,7 @@ mod tests {
 
     #[test]
     fn four_digits() {
+        assert_eq!((ratio(0.004_9), ratio(0.666)), ("0.005".to_owned(), "0.67".to_owned()));
         assert_eq!((tidy(123_456.0), tidy(0.012_345_6), tidy(0.0)), (123_500.0, 0.012_35, 0.0));
     }
 }

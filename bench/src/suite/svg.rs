@@ -1,6 +1,6 @@
 //! The picture of a group: for each case, one bar per subject, its length the ratio to the base.
 
-use super::row::{Better, Row, by_case};
+use super::row::{Better, Row, by_case, ratio};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 1080.0;
@@ -121,7 +121,7 @@ fn draw_case(svg: &mut String, case: &str, rows: &[&Row], subjects: &[&str], sca
             ),
         );
         let cut = if row.ratio > RATIO_MAX { " ≫" } else { "" };
-        let label = format!("{} {} · {:.2}×{cut}", number(row.value), row.unit, row.ratio);
+        let label = format!("{} {} · {}×{cut}", number(row.value), row.unit, ratio(row.ratio));
         text(svg, LEFT + width + 7.0, y + 13.0, "start", 12.0, "#333", &label);
         y += BAR + BAR_GAP;
     }
