@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cache;
 pub mod chunked;
 pub mod load;
 pub mod origin;
