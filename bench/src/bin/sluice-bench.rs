@@ -108,9 +108,18 @@ fn measure(context: &Context, group: Group, args: &Args) -> Result<Vec<Row>> {
             if let Some(katran) = args.katran.clone().or(variable) {
                 extra.extend(["--katran".to_owned(), katran.display().to_string()]);
             }
+            if args.quick {
+                extra.extend(["--repeat", "20000"].map(str::to_owned));
+            }
             external::run(context, "xdp", "sluice-bench-xdp", &extra)
         }
-        Group::Cache => external::run(context, "cache", "sluice-bench-cache", &[]),
+        Group::Cache => {
+            let mut extra = vec!["--rounds".to_owned(), context.rounds.to_string()];
+            if args.quick {
+                extra.extend(["--requests", "20000"].map(str::to_owned));
+            }
+            external::run(context, "cache", "sluice-bench-cache", &extra)
+        }
         Group::Vmm => {
             println!("vmm: not yet");
             Ok(Vec::new())

@@ -7,6 +7,7 @@ const WIDTH: f64 = 1080.0;
 const LEFT: f64 = 330.0;
 const RIGHT: f64 = 190.0;
 const TOP: f64 = 96.0;
+const LEGEND_LINE: f64 = 22.0;
 const BAR: f64 = 17.0;
 const BAR_GAP: f64 = 4.0;
 const CASE_GAP: f64 = 20.0;
@@ -27,27 +28,30 @@ pub fn picture(group: &str, rows: &[Row], machine: &str) -> String {
         }
     }
     let bars: usize = rows.len();
-    let height = TOP + bars as f64 * (BAR + BAR_GAP) + cases.len() as f64 * CASE_GAP + BOTTOM;
+    let places = legend_places(&subjects);
+    let top = TOP + LEGEND_LINE * places.last().map_or(0, |(_, line)| *line) as f64;
+    let height = top + bars as f64 * (BAR + BAR_GAP) + cases.len() as f64 * CASE_GAP + BOTTOM;
     let longest = rows.iter().map(|r| r.ratio.min(RATIO_MAX)).fold(1.2, f64::max);
     let scale = (WIDTH - LEFT - RIGHT) / longest;
     let mut svg = String::new();
     head(&mut svg, group, machine, height);
-    legend(&mut svg, &subjects);
-    axis(&mut svg, longest, scale, height);
-    let mut y = TOP;
-    for (case, rows) in cases {
-        y = draw_case(&mut svg, case, &rows, &subjects, scale, y);
-    }
+    legend(&mut svg, &subjects, &places);
+    axis(&mut svg, longest, scale, (top, height));
+    // Below the bars and their labels, which have a light edge.
     let base_x = LEFT + scale;
     push(
         &mut svg,
         &format!(
             "<line x1=\"{base_x:.1}\" y1=\"{:.1}\" x2=\"{base_x:.1}\" y2=\"{:.1}\" stroke=\"#222\" \
              stroke-width=\"1.4\"/>",
-            TOP - 10.0,
+            top - 10.0,
             height - BOTTOM + 6.0
         ),
     );
+    let mut y = top;
+    for (case, rows) in cases {
+        y = draw_case(&mut svg, case, &rows, &subjects, scale, y);
+    }
     svg.push_str("</svg>\n");
     svg
 }
@@ -66,20 +70,34 @@ fn head(svg: &mut String, group: &str, machine: &str, height: f64) {
     text(svg, WIDTH - 24.0, 32.0, "end", 11.0, "#666", machine);
 }
 
-fn legend(svg: &mut String, subjects: &[&str]) {
-    let mut x = 24.0;
-    for (index, subject) in subjects.iter().enumerate() {
+/// Place of each subject in the legend: x and line.
+fn legend_places(subjects: &[&str]) -> Vec<(f64, usize)> {
+    let (mut x, mut line) = (24.0, 0);
+    let place = |subject: &&str| {
+        let width = 40.0 + 7.6 * subject.chars().count() as f64;
+        if x + width > WIDTH - 24.0 {
+            (x, line) = (24.0, line + 1);
+        }
+        let at = (x, line);
+        x += width;
+        at
+    };
+    subjects.iter().map(place).collect()
+}
+
+fn legend(svg: &mut String, subjects: &[&str], places: &[(f64, usize)]) {
+    for (index, (subject, (x, line))) in subjects.iter().zip(places).enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
+        let y = 50.0 + LEGEND_LINE * *line as f64;
         push(
             svg,
-            &format!("<rect x=\"{x:.1}\" y=\"50\" width=\"13\" height=\"13\" rx=\"2\" fill=\"{colour}\"/>"),
+            &format!("<rect x=\"{x:.1}\" y=\"{y}\" width=\"13\" height=\"13\" rx=\"2\" fill=\"{colour}\"/>"),
         );
-        text(svg, x + 19.0, 61.0, "start", 13.0, "#222", subject);
-        x += 40.0 + 7.6 * subject.chars().count() as f64;
+        text(svg, x + 19.0, y + 11.0, "start", 13.0, "#222", subject);
     }
 }
 
-fn axis(svg: &mut String, longest: f64, scale: f64, height: f64) {
+fn axis(svg: &mut String, longest: f64, scale: f64, (top, height): (f64, f64)) {
     let bottom = height - BOTTOM + 6.0;
     let step = if longest > 2.5 { 1.0 } else { 0.5 };
     let mut tick = 0.0;
@@ -89,7 +107,7 @@ fn axis(svg: &mut String, longest: f64, scale: f64, height: f64) {
             svg,
             &format!(
                 "<line x1=\"{x:.1}\" y1=\"{:.1}\" x2=\"{x:.1}\" y2=\"{bottom:.1}\" stroke=\"#ddd\"/>",
-                TOP - 10.0
+                top - 10.0
             ),
         );
         text(svg, x, bottom + 16.0, "middle", 12.0, "#555", &format!("{tick}"));
@@ -148,7 +166,8 @@ fn text(svg: &mut String, x: f64, y: f64, anchor: &str, size: f64, colour: &str,
     push(
         svg,
         &format!(
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" fill=\"{colour}\">{}</text>",
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\" fill=\"{colour}\" \
+             stroke=\"#fdfdfc\" stroke-width=\"3\" paint-order=\"stroke\">{}</text>",
             escape(content)
         ),
     );
