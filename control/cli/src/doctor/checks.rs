@@ -22,6 +22,10 @@ impl Intent {
                 && (self.ifaces.is_empty() || self.ifaces.contains(&link.name))
                 && link.name != "lo")
     }
+
+    fn transmits(&self, link: &Link) -> bool {
+        self.wants_xdp(link) && !RECEIVE_ONLY.contains(&link.xdp_program.as_str())
+    }
 }
 
 /// How bad it is.
@@ -277,7 +281,7 @@ fn tx_checksum(
 
 /// Pitfall 3: XDP_TX into a veth whose other end has no XDP program.
 fn transmit_peer(facts: &Facts, place: &Place, link: &Link, intent: &Intent) -> Option<Finding> {
-    if link.kind != "veth" || !intent.wants_xdp(link) || RECEIVE_ONLY.contains(&link.xdp_program.as_str()) {
+    if link.kind != "veth" || !intent.transmits(link) {
         return None;
     }
     let peer_place = link.peer.as_ref()?;
@@ -310,7 +314,7 @@ fn redirect_peer(
     link: &Link,
     intent: &Intent,
 ) -> Option<Finding> {
-    let source = netns.links.iter().find(|l| l.name != link.name && l.up && intent.wants_xdp(l))?;
+    let source = netns.links.iter().find(|l| l.name != link.name && l.up && intent.transmits(l))?;
     if link.kind != "veth" || intent.wants_xdp(link) {
         return None;
     }

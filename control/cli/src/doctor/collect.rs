@@ -251,21 +251,30 @@ fn sysctl(netns: Option<&str>, key: &str) -> Result<Option<u32>, NetnsError> {
 fn machine() -> Machine {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let limit = |resource| rustix::process::getrlimit(resource);
+    // Limits of the shell: what is started next has those, and a fix can change them.
+    let shell_pid = rustix::process::getppid().map_or(1, |p| p.as_raw_nonzero().get().unsigned_abs());
+    let limits = fs::read_to_string(format!("/proc/{shell_pid}/limits")).unwrap_or_default();
     let read = |key| sysctl(None, key).ok().flatten();
     Machine {
         kernel: parse_release(&release),
         btf: fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false),
         io_uring_disabled: read("kernel.io_uring_disabled"),
         bpf_jit: read("net.core.bpf_jit_enable"),
-        nofile_hard: limit(rustix::process::Resource::Nofile).maximum,
-        memlock: limit(rustix::process::Resource::Memlock).current,
+        nofile_hard: parse_limit(&limits, "Max open files").and_then(|l| l.1),
+        memlock: parse_limit(&limits, "Max locked memory").and_then(|l| l.0),
         bpffs: parse_bpffs(&mounts),
         huge_pages: u64::from(read("vm.nr_hugepages").unwrap_or(0)),
         root: rustix::process::geteuid().is_root(),
-        shell_pid: rustix::process::getppid().map_or(1, |p| p.as_raw_nonzero().get().unsigned_abs()),
+        shell_pid,
         missing_programs: Vec::new(),
     }
+}
+
+/// Soft and hard limit of a line of `/proc/PID/limits`; `None` inside: unlimited.
+fn parse_limit(limits: &str, name: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let rest = limits.lines().find_map(|l| l.strip_prefix(name))?;
+    let mut values = rest.split_whitespace().map(|v| v.parse().ok());
+    Some((values.next()?, values.next()?))
 }
 
 fn parse_release(release: &str) -> (u32, u32) {
@@ -329,6 +338,16 @@ mod tests {
         assert_eq!(parse_release("6.1.0-28-amd64\n"), (6, 1));
         assert_eq!(parse_release("6.18.44-fc-v595"), (6, 18));
         assert_eq!(parse_release(""), (0, 0));
+    }
+
+    #[test]
+    fn limits_are_read_and_unlimited_is_none() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units\n\
+                    Max locked memory         8388608              unlimited            bytes\n\
+                    Max open files            1024                 524288               files\n";
+        assert_eq!(parse_limit(text, "Max open files"), Some((Some(1024), Some(524_288))));
+        assert_eq!(parse_limit(text, "Max locked memory"), Some((Some(8_388_608), None)));
+        assert_eq!(parse_limit("", "Max open files"), None);
     }
 
     #[test]

@@ -41,6 +41,8 @@ use std::time::{Duration, Instant};
 
 /// Agents compile nothing and load one XDP object: this is generous even on a loaded machine.
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// 8,192 flows: many more than the lab's own, few enough to be filled for the show.
+const FLOW_BUCKETS: u32 = 1024;
 const CONVERGE_POLL: Duration = Duration::from_millis(100);
 
 /// A running lab.
@@ -232,6 +234,8 @@ impl Lab {
             sibling("sluice-proxy")?.into(),
             "--workers".into(),
             "1".into(),
+            "--flow-buckets".into(),
+            FLOW_BUCKETS.to_string().into(),
         ];
         self.start(&format!("agent {node}"), role, "sluice-agent", args)
     }
