@@ -39,6 +39,13 @@ pub const PAGE_BYTES: u64 = 4096;
 pub const PAGED_MIN_BYTES: u64 = 64 << 10;
 /// Longest piece of a blob made of several.
 pub const PIECE_MAX_BYTES: u64 = 1 << 20;
+/// Shortest piece taken when free space is in fragments: shorter ones cost more in bookkeeping than they hold.
+pub const PIECE_MIN_BYTES: u64 = 1 << 10;
+/// A reservation takes no pieces shorter than this part of it (at most [`PIECE_MIN_LONG_BYTES`]): a body is sent in
+/// few parts.
+const PIECES_AIM: u64 = 64;
+/// See [`PIECES_AIM`].
+const PIECE_MIN_LONG_BYTES: u64 = 16 << 10;
 /// Largest arena: unit numbers are 32 bits wide, and one is reserved.
 pub const CAPACITY_MAX_BYTES: u64 = (u32::MAX as u64 - 1) * UNIT_BYTES;
 
@@ -155,15 +162,19 @@ impl Arena {
         debug_assert!(before >= bytes, "uncharged more than was charged");
     }
 
-    /// Reserves room for `bytes` bytes: in one piece below [`PAGED_MIN_BYTES`], else in whole pages, in as few
-    /// pieces as the free space allows. 0 bytes take one unit.
-    pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Blob, ReserveError> {
+    /// Reserves room for `bytes` bytes, the first `together` of them in one piece; all of them in as few pieces as
+    /// the free space allows, and from [`PAGED_MIN_BYTES`] on in whole pages. 0 bytes take one unit.
+    pub fn reserve(self: &Arc<Self>, bytes: u64, together: u64) -> Result<Blob, ReserveError> {
         if bytes > self.capacity {
             return Err(ReserveError::TooLarge);
         }
+        if self.used() + bytes > self.capacity {
+            return Err(ReserveError::OverCapacity);
+        }
         let bytes = bytes.max(1);
+        let least = (bytes / PIECES_AIM).clamp(PIECE_MIN_BYTES, PIECE_MIN_LONG_BYTES).min(bytes);
         let first =
-            self.take_piece(if bytes < PAGED_MIN_BYTES { bytes } else { bytes.min(PIECE_MAX_BYTES) })?;
+            self.take_piece(bytes.clamp(together, PIECE_MAX_BYTES.max(together)), least.max(together))?;
         let blob = Blob {
             arena: self.clone(),
             first_start: first.start,
@@ -176,7 +187,8 @@ impl Arena {
             more: OnceLock::new(),
         };
         while blob.room() < bytes {
-            blob.grow(bytes - blob.room())?;
+            let missing = bytes - blob.room();
+            blob.add_piece(missing.min(PIECE_MAX_BYTES), least.min(missing))?;
         }
         Ok(blob)
     }
@@ -186,28 +198,29 @@ impl Arena {
         self.space.lock().expect("arena allocator poisoned")
     }
 
-    /// One piece of at least `bytes`; when paged, as long as the free space allows but not below the minimum.
-    fn take_piece(&self, bytes: u64) -> Result<Piece, ReserveError> {
-        let paged = bytes >= PAGED_MIN_BYTES;
-        let (round, align) = if paged { (PAGE_BYTES, PAGE_BYTES) } else { (UNIT_BYTES, UNIT_BYTES) };
-        let mut len = bytes.next_multiple_of(round);
+    /// One piece of `bytes`, or of the next lower power of two and so on while the free space is in
+    /// fragments, not below `least`.
+    fn take_piece(&self, bytes: u64, least: u64) -> Result<Piece, ReserveError> {
+        let mut wanted = bytes;
         loop {
-            if self.charge(len) {
-                let mut space = self.space();
-                if let Some(block) = space.take((len / UNIT_BYTES) as u32, (align / UNIT_BYTES) as u32) {
-                    assert!(block & PAGED_BIT == 0, "block numbers stay below the flag");
-                    let start = u64::from(space.start(block)) * UNIT_BYTES;
-                    return Ok(Piece { start, len, block: if paged { block | PAGED_BIT } else { block } });
-                }
-                drop(space);
-                self.uncharge(len);
-            } else {
+            let paged = wanted >= PAGED_MIN_BYTES;
+            let round = if paged { PAGE_BYTES } else { UNIT_BYTES };
+            let len = wanted.next_multiple_of(round);
+            if !self.charge(len) {
                 return Err(ReserveError::OverCapacity);
             }
-            if !paged || len / 2 < PAGED_MIN_BYTES {
+            let mut space = self.space();
+            if let Some(block) = space.take((len / UNIT_BYTES) as u32, (round / UNIT_BYTES) as u32) {
+                assert!(block & PAGED_BIT == 0, "block numbers stay below the flag");
+                let start = u64::from(space.start(block)) * UNIT_BYTES;
+                return Ok(Piece { start, len, block: if paged { block | PAGED_BIT } else { block } });
+            }
+            drop(space);
+            self.uncharge(len);
+            if wanted == least {
                 return Err(ReserveError::Fragmented);
             }
-            len = (len / 2).next_multiple_of(PAGE_BYTES);
+            wanted = (wanted.next_power_of_two() / 2).max(least);
         }
     }
 
@@ -357,12 +370,16 @@ impl Blob {
     /// # Panics
     /// If another append, grow or trim of this blob is under way.
     pub fn grow(&self, bytes: u64) -> Result<(), ReserveError> {
+        self.add_piece(bytes.clamp(PAGED_MIN_BYTES, PIECE_MAX_BYTES), PIECE_MIN_BYTES)
+    }
+
+    fn add_piece(&self, bytes: u64, least: u64) -> Result<(), ReserveError> {
         let _busy = self.enter();
         let index = self.pieces();
         let Some((bucket, slot)) = bucket_of(index - 1) else {
             return Err(ReserveError::TooLarge);
         };
-        let piece = self.arena.take_piece(bytes.clamp(PAGED_MIN_BYTES, PIECE_MAX_BYTES))?;
+        let piece = self.arena.take_piece(bytes, least)?;
         let buckets = self.more.get_or_init(|| Box::new([const { OnceLock::new() }; BUCKETS]));
         let slots = buckets[bucket]
             .get_or_init(|| (0..BUCKET_FIRST << bucket).map(|_| PieceSlot::default()).collect());

@@ -23,7 +23,7 @@ impl Store {
     pub(super) fn reserve(&self, head: u64, body: Option<u64>) -> Result<Blob, NotStored> {
         let bytes = head.saturating_add(body.unwrap_or(UNKNOWN_FIRST_BYTES));
         self.check_size(bytes)?;
-        self.with_evictions(|| self.arena.reserve(bytes))
+        self.with_evictions(|| self.arena.reserve(bytes, head.max(1)))
     }
 
     /// More room for a body of unknown length: at least `missing`, and as much again as is there.

@@ -22,7 +22,7 @@ fn read_all(blob: &Blob) -> Vec<u8> {
 #[test]
 fn small_blob_is_one_piece_and_costs_whole_lines() {
     let arena = Arena::new(1 << 20).unwrap();
-    let blob = arena.reserve(1300).unwrap();
+    let blob = arena.reserve(1300, 1).unwrap();
     assert_eq!(arena.used(), 1344);
     assert_eq!(blob.append(&bytes(1, 1300)), 1300);
     assert_eq!(blob.chunk_at(0), bytes(1, 1300));
@@ -36,7 +36,7 @@ fn small_blob_is_one_piece_and_costs_whole_lines() {
 #[test]
 fn append_stops_at_the_reservation() {
     let arena = Arena::new(1 << 20).unwrap();
-    let blob = arena.reserve(64).unwrap();
+    let blob = arena.reserve(64, 1).unwrap();
     assert_eq!(blob.append(&[1; 100]), 64);
     assert_eq!(blob.append(&[1; 100]), 0);
     assert_eq!(blob.len(), 64);
@@ -45,7 +45,7 @@ fn append_stops_at_the_reservation() {
 #[test]
 fn growing_and_trimming_keeps_bytes_and_charge() {
     let arena = Arena::new(8 << 20).unwrap();
-    let blob = arena.reserve(10_000).unwrap();
+    let blob = arena.reserve(10_000, 1).unwrap();
     let all = bytes(3, 1_500_000);
     let mut at = 0;
     while at < all.len() {
@@ -69,8 +69,8 @@ fn capacity_is_never_exceeded_by_charge_or_reserve() {
     let arena = Arena::new(64 << 10).unwrap();
     assert!(arena.charge(60 << 10));
     assert!(!arena.charge(5 << 10));
-    assert_eq!(arena.reserve(8 << 10).unwrap_err(), ReserveError::OverCapacity);
-    assert_eq!(arena.reserve(65 << 10).unwrap_err(), ReserveError::TooLarge);
+    assert_eq!(arena.reserve(8 << 10, 1).unwrap_err(), ReserveError::OverCapacity);
+    assert_eq!(arena.reserve(65 << 10, 1).unwrap_err(), ReserveError::TooLarge);
     arena.uncharge(60 << 10);
     assert_eq!(arena.used(), 0);
 }
@@ -79,7 +79,7 @@ fn capacity_is_never_exceeded_by_charge_or_reserve() {
 #[test]
 fn bytes_in_flight_by_reference_survive_reuse_of_their_blob() {
     let arena = Arena::new(256 << 10).unwrap();
-    let first = arena.reserve(128 << 10).unwrap();
+    let first = arena.reserve(128 << 10, 1).unwrap();
     let old = bytes(1, 128 << 10);
     assert_eq!(first.append(&old), old.len());
     let (at, len) = first.file_range(0).unwrap();
@@ -91,7 +91,7 @@ fn bytes_in_flight_by_reference_survive_reuse_of_their_blob() {
     assert!(sent > 4096, "sendfile: {}", io::Error::last_os_error());
     drop(first);
     assert_eq!(arena.stats().punched_bytes, 128 << 10);
-    let second = arena.reserve(128 << 10).unwrap();
+    let second = arena.reserve(128 << 10, 1).unwrap();
     second.append(&vec![0xee; 128 << 10]);
     assert_eq!(read_all(&second), vec![0xee; 128 << 10]);
     near.write_all(&[]).unwrap();
@@ -105,7 +105,7 @@ fn bytes_in_flight_by_reference_survive_reuse_of_their_blob() {
 #[test]
 fn readers_see_a_growing_prefix() {
     let arena = Arena::new(4 << 20).unwrap();
-    let blob = Arc::new(arena.reserve(1000).unwrap());
+    let blob = Arc::new(arena.reserve(1000, 1).unwrap());
     let all = Arc::new(bytes(9, 1 << 20));
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -136,7 +136,7 @@ fn readers_see_a_growing_prefix() {
 #[test]
 fn slice_walks_pieces() {
     let arena = Arena::new(4 << 20).unwrap();
-    let blob = arena.reserve(100).unwrap();
+    let blob = arena.reserve(100, 1).unwrap();
     blob.append(&bytes(5, 100).repeat(2)[..128]);
     blob.grow(70_000).unwrap();
     blob.append(&bytes(5, 1000));
@@ -161,7 +161,7 @@ proptest! {
             let at = pick as usize % live.len().max(1);
             match op {
                 0 => {
-                    if let Ok(blob) = arena.reserve(len as u64) {
+                    if let Ok(blob) = arena.reserve(len as u64, 1) {
                         let data = bytes(n as u64, len);
                         prop_assert_eq!(blob.append(&data), len);
                         live.push((blob, data));
@@ -192,7 +192,7 @@ proptest! {
 #[test]
 fn payload_slices_cover_the_range() {
     let arena = Arena::new(4 << 20).unwrap();
-    let blob = arena.reserve(100).unwrap();
+    let blob = arena.reserve(100, 1).unwrap();
     blob.append(&bytes(5, 128));
     blob.grow(70_000).unwrap();
     blob.append(&bytes(6, 1000));
@@ -203,4 +203,28 @@ fn payload_slices_cover_the_range() {
     assert!(body[0].file().is_none() && body[1].file().is_some());
     let got: Vec<u8> = body.iter().flat_map(|s| s.bytes().to_vec()).collect();
     assert_eq!(got, read_all(&blob)[100..]);
+}
+
+#[test]
+fn fragments_are_used() {
+    let arena = Arena::new(1 << 20).unwrap();
+    let mut all: Vec<Option<Blob>> = Vec::new();
+    while let Ok(blob) = arena.reserve(4096, 1) {
+        all.push(Some(blob));
+    }
+    all.iter_mut().step_by(2).for_each(|blob| *blob = None);
+    let free = arena.capacity() - arena.used();
+    assert_eq!(
+        arena.reserve(free / 4, 5000).unwrap_err(),
+        ReserveError::Fragmented,
+        "the start must stay together"
+    );
+    let blobs: Vec<Blob> = (0..4).map(|_| arena.reserve(free / 4, 4000).unwrap()).collect();
+    for (n, blob) in blobs.iter().enumerate() {
+        assert_eq!(blob.append(&bytes(n as u64, free as usize / 4)), free as usize / 4);
+    }
+    assert!(blobs.iter().enumerate().all(|(n, blob)| read_all(blob) == bytes(n as u64, free as usize / 4)));
+    assert_eq!(arena.used(), arena.capacity());
+    drop((blobs, all));
+    assert_eq!(arena.used(), 0);
 }
