@@ -1,4 +1,6 @@
 //! Maglev tables, slots with a previous owner, and the model of the XDP program.
 
+pub mod flows;
 pub mod maglev;
+pub mod packet;
 pub mod slots;
