@@ -14,3 +14,4 @@ pub mod poll;
 pub mod relay;
 pub mod rng;
 pub mod suite;
+pub mod xdp;

@@ -1,0 +1,103 @@
+//! The frames of the rows.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// IPv4 VIP, TCP and UDP port 80.
+pub const VIP4: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
+/// IPv6 VIP, TCP port 80.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfc00, 1, 0, 0, 0, 0, 0, 1);
+const OTHER4: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 99);
+const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfc00, 2, 0, 0, 0, 0, 0, 1);
+const CLIENT_PORT: u16 = 31_337;
+const VIP_PORT: u16 = 80;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+/// The harness restores this much.
+const FRAME_MIN: usize = 64;
+
+/// A frame and how many flows it is varied over.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// Name of the row.
+    pub name: &'static str,
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// It is IPv6.
+    pub v6: bool,
+    /// Flows, a power of two.
+    pub flows: u32,
+    /// Flows are new ones.
+    pub syn: bool,
+}
+
+fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(ether_type.to_be_bytes());
+    frame.extend(payload);
+    frame.resize(frame.len().max(FRAME_MIN), 0);
+    frame
+}
+
+fn ipv4(dst: Ipv4Addr, proto: u8, payload: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0];
+    ip.extend((20 + payload.len() as u16).to_be_bytes());
+    ip.extend([0, 0, 0x40, 0, 64, proto, 0, 0]);
+    ip.extend(CLIENT4.octets());
+    ip.extend(dst.octets());
+    let sum: u32 = ip.chunks(2).map(|c| u32::from(u16::from_le_bytes([c[0], c[1]]))).sum();
+    let check = !sluice_abi::sum::fold(sum);
+    ip[10..12].copy_from_slice(&check.to_le_bytes());
+    ip.extend(payload);
+    ethernet(0x0800, &ip)
+}
+
+fn ipv6(proto: u8, payload: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x60, 0, 0, 0];
+    ip.extend((payload.len() as u16).to_be_bytes());
+    ip.extend([proto, 64]);
+    ip.extend(CLIENT6.octets());
+    ip.extend(VIP6.octets());
+    ip.extend(payload);
+    ethernet(0x86dd, &ip)
+}
+
+fn tcp(flags: u8) -> Vec<u8> {
+    let mut tcp = CLIENT_PORT.to_be_bytes().to_vec();
+    tcp.extend(VIP_PORT.to_be_bytes());
+    tcp.extend([0; 8]);
+    tcp.extend([0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+    tcp.extend(b"a short segment");
+    tcp
+}
+
+fn udp() -> Vec<u8> {
+    let body = b"a short datagram";
+    let mut udp = CLIENT_PORT.to_be_bytes().to_vec();
+    udp.extend(VIP_PORT.to_be_bytes());
+    udp.extend((8 + body.len() as u16).to_be_bytes());
+    udp.extend([0, 0]);
+    udp.extend(body);
+    udp
+}
+
+/// All rows.
+pub fn packets() -> Vec<Packet> {
+    let ack = ipv4(VIP4, 6, &tcp(TCP_ACK));
+    let row = |name, frame: &[u8], v6, flows| Packet { name, frame: frame.to_vec(), v6, flows, syn: false };
+    let v6 = ipv6(6, &tcp(TCP_ACK));
+    let datagram = ipv4(VIP4, 17, &udp());
+    vec![
+        row("not IP, passed", &ethernet(0x0806, &[0; 50]), false, 1),
+        row("not a VIP, passed", &ipv4(OTHER4, 6, &tcp(TCP_ACK)), false, 1),
+        row("v4 TCP, 1 flow", &ack, false, 1),
+        row("v4 TCP, 1k flows", &ack, false, 1 << 10),
+        row("v4 TCP, 64k flows", &ack, false, 1 << 16),
+        row("v4 TCP, 1M flows", &ack, false, 1 << 20),
+        Packet { syn: true, ..row("v4 TCP SYN, 16M flows", &ipv4(VIP4, 6, &tcp(TCP_SYN)), false, 1 << 24) },
+        row("v6 TCP, 1 flow", &v6, true, 1),
+        row("v6 TCP, 64k flows", &v6, true, 1 << 16),
+        row("v4 UDP, 1 flow", &datagram, false, 1),
+        row("v4 UDP, 64k flows", &datagram, false, 1 << 16),
+    ]
+}
