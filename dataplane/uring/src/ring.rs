@@ -475,6 +475,15 @@ impl Uring {
     }
 }
 
+impl Drop for Uring {
+    fn drop(&mut self) {
+        for slot in self.slots.iter().filter(|s| s.state == State::Open && s.fd >= 0) {
+            // SAFETY: an open slot is the only owner of its descriptor, and no slot is used after this.
+            drop(unsafe { OwnedFd::from_raw_fd(slot.fd) });
+        }
+    }
+}
+
 impl Io for Uring {
     fn accept(&mut self, listener: Sock) {
         if self.open(listener).is_some_and(|slot| !slot.accepting) {

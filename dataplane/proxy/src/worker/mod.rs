@@ -223,9 +223,11 @@ impl<I: Io> Worker<I> {
         self.ctx.mailbox.sleep()
     }
 
-    /// Nothing is open any more.
+    /// No listener, client or exchange is left.
     pub fn is_empty(&self) -> bool {
-        self.ctx.stats.gauges.connections_open.get() == 0 && self.exchanges.len() == 0
+        self.listeners.is_empty()
+            && self.ctx.stats.gauges.connections_open.get() == 0
+            && self.exchanges.len() == 0
     }
 
     fn refresh(&mut self) {

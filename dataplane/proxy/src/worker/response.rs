@@ -236,6 +236,13 @@ impl<I: Io> Worker<I> {
                         return Progress::Gone;
                     }
                     at += end;
+                    if self.exchanges.get(id).fill.is_none() {
+                        // The store gave up: the rest is relayed.
+                        return match self.on_body_bytes(id, &input[at..]) {
+                            Progress::Done(used) => Progress::Done(at + used),
+                            other => other,
+                        };
+                    }
                 }
                 Ok(BodyStep::More) => return Progress::More,
                 Ok(BodyStep::End { consumed }) => return Progress::Done(at + consumed),
