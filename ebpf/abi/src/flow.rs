@@ -109,7 +109,7 @@ mod tests {
             let h = mix64(i);
             let e = Entry::new(h, (i as u16) | 1, i * 7);
             assert!(e.matches(h) && !e.matches(h ^ 1 << 33) && !e.confirmed() && !e.is_free());
-            assert_eq!((e.backend(), e.seen(), e.slot()), ((i as u16) | 1, i * 7 & AGE_MASK, slot_of(h)));
+            assert_eq!((e.backend(), e.seen(), e.slot()), ((i as u16) | 1, (i * 7) & AGE_MASK, slot_of(h)));
             let t = e.touched(i * 7 + 9);
             assert_eq!((t.age(i * 7 + 10), t.confirmed(), t.backend()), (1, true, e.backend()));
         }
