@@ -167,12 +167,22 @@ pub struct Stats {
     /// Requests refused by reason name.
     pub refused: BTreeMap<String, u64>,
     /// Responses by status code.
+    #[serde(deserialize_with = "by_code")]
     pub status: BTreeMap<u16, u64>,
     /// Gauges by name (`connections_open`, `connections_idle`, `cache_bytes`, `cache_objects`, `sites`, ...).
     pub gauges: BTreeMap<String, u64>,
     /// Time from a request's last head byte to its response's first byte, microseconds, by percentile name
     /// (`p50`, `p90`, `p99`, `p999`, `max`).
     pub latency_us: BTreeMap<String, u64>,
+}
+
+/// JSON keys are text. Inside a tagged enum ([`Answer`]) serde hands them over as such, not as numbers.
+fn by_code<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<u16, u64>, D::Error> {
+    let texts = BTreeMap::<String, u64>::deserialize(from)?;
+    let code = |text: String| {
+        text.parse().map_err(|_| serde::de::Error::custom(format!("{text:?} is no status code")))
+    };
+    texts.into_iter().map(|(text, n)| Ok((code(text)?, n))).collect()
 }
 
 /// Where a URL would go, and why.
@@ -195,4 +205,17 @@ pub struct UrlTrace {
     pub next_hop: String,
     /// One sentence per decision, in order.
     pub why: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stats_reply_survives_the_line() {
+        let stats = Stats { status: BTreeMap::from([(200, 7), (404, 1)]), ..Stats::default() };
+        let reply = Reply::Ok(Answer::Stats(stats));
+        let line = serde_json::to_string(&reply).unwrap();
+        assert_eq!(serde_json::from_str::<Reply>(&line).unwrap(), reply);
+    }
 }
