@@ -242,6 +242,8 @@ fn run_worker(
             [counts.enters, counts.completions, counts.sendfiles]
         });
         if leaving && worker.is_empty() {
+            // Hands over the last closes: a listener left open would keep taking connections nobody serves.
+            worker.io().wait(Duration::ZERO, &mut events)?;
             return Ok(());
         }
     }

@@ -30,6 +30,18 @@ fn slow_senders_are_told_and_idle_ones_closed() {
 }
 
 #[test]
+fn a_head_cut_short_on_one_connection_says_nothing_about_another() {
+    let origin = Origin::fixed("Cache-Control: no-store\r\n");
+    let proxy = Proxy::to(&origin, &["--head-ms", "100", "--workers", "1"]);
+    for _ in 0..5 {
+        let mut slow = proxy.connect();
+        slow.write("GET /slow HTTP/1.1\r\nHost: a\r\nX-Half: 1\r\nX-Ot");
+        assert_eq!(slow.read("GET").status, 408);
+        assert_eq!(proxy.get("/whole").text(), "body of /whole");
+    }
+}
+
+#[test]
 fn an_upstream_that_does_not_answer_is_504() {
     let hold = Arc::new(AtomicBool::new(true));
     let held = hold.clone();

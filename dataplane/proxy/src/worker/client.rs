@@ -55,6 +55,11 @@ impl<I: Io> Worker<I> {
 
     /// Parses and serves heads until one has to wait, or the input ends.
     fn heads(&mut self, sock: Sock) {
+        // A head half parsed stays with its client until it is parsed on: the parser's state must never reach
+        // another connection.
+        if !self.takes_head(sock) {
+            return;
+        }
         let Some(client) = self.table.client(sock) else { return };
         let mut input = std::mem::take(&mut client.inbuf);
         let mut head = match client.partial.take() {
@@ -394,6 +399,7 @@ impl<I: Io> Worker<I> {
             Phase::Head => {
                 refused.head_timeout.add(1);
                 client.keep = false;
+                client.partial = None;
                 write_error(408, "head_timeout", true, false, &self.ctx.date, &mut client.out.head);
                 self.answered(sock, 408, BodyFraming::None);
             }

@@ -62,7 +62,7 @@ impl<I: Io> Worker<I> {
             if !peers.is_empty() {
                 let now_ms = self.ctx.now.ms();
                 if !self.hot.touch(key.owner_hash(), now_ms) {
-                    return self.to_owner(sock, head, bytes, key, &matched, peers);
+                    return self.forward_to_owner(sock, head, bytes, key, &matched, peers);
                 }
                 // A hot key is copied: answered here, and filled from its owner.
                 self.ctx.stats.counters.hot_requests.add(1);
@@ -159,7 +159,7 @@ impl<I: Io> Worker<I> {
         self.forward(sock, head, bytes, buffered, plan);
     }
 
-    fn to_owner(
+    fn forward_to_owner(
         &mut self,
         sock: Sock,
         head: &mut RequestHead,
@@ -222,7 +222,6 @@ impl<I: Io> Worker<I> {
     }
 
     /// Asks the store, and does what it says. What it has not is asked of `peers` first.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
     fn lookup(
         &mut self,
         sock: Sock,
