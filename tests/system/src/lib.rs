@@ -262,7 +262,7 @@ impl Lab {
     /// GET of a path of a VIP from the client, with curl; head and body.
     pub fn curl(&self, vip: &str, path: &str) -> Ran {
         let url = format!("http://{}{path}", self.vip(vip));
-        run_in(self.netns("client"), "curl", &["-sS", "-i", "-m", "10", &url])
+        run_in(self.netns("client"), "curl", &["-sS", "-i", "-m", "10", "-H", "Host: www.lab.test", &url])
     }
 
     /// `address:port` of a VIP.

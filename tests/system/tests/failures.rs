@@ -20,7 +20,11 @@ fn every_failure_is_seen_by_clients_as_promised() {
         let clients = &report["clients"];
         println!(
             "{}: {} requests, {} failed {}, recovery {}",
-            report["scenario"], clients["requests"], clients["errors"], clients["errors_by_class"], report["recovery_s"]
+            report["scenario"],
+            clients["requests"],
+            clients["errors"],
+            clients["errors_by_class"],
+            report["recovery_s"]
         );
         assert!(clients["requests"].as_u64() > Some(0), "{report}");
         for promise in report["promises"].as_array().expect("a list") {

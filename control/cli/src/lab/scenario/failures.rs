@@ -2,7 +2,7 @@
 
 use super::{Allowance, Promise, Round, Verdict, promise, split};
 use crate::lab::documents::{BALANCER, write_document};
-use crate::lab::load::CONNECTIONS;
+use crate::lab::load::{CONNECTIONS, TIMEOUT_MS};
 use crate::lab::netns::in_netns;
 use crate::lab::plan::{Role, VIPS};
 use crate::lab::probe::{Fates, TcpFlows};
@@ -190,7 +190,7 @@ pub(super) async fn cut_origin(lab: &mut Lab, round: &mut Round) -> Result<Verdi
         allowance: Allowance {
             classes: &["bad_status", "timeout", "not_sent"],
             at_least: 1,
-            at_most: 4000,
+            at_most: 2000,
             why: "only requests for what is not stored fail",
         },
         promises,
@@ -343,6 +343,8 @@ pub(super) async fn kill_node(lab: &mut Lab, round: &mut Round) -> Result<Verdic
     let mut promises = Vec::new();
     let down = |s: &NodeStatus| health_is(s, &name, "down") && no_share(s, &name);
     promises.push(becomes(lab, Role::Front, "finds the node down and gives it no slot", down).await);
+    // Requests that wait for the dead node fail only when the client gives up.
+    round.seconds(TIMEOUT_MS.div_ceil(1000) as usize + 1).await;
     promises.push(round.recovered().await);
     let (dead, others) = split(&round.udp.fates(), &name);
     promises.push(promise("UDP flows of living nodes stay", whole(&others), others));
@@ -358,8 +360,16 @@ pub(super) async fn kill_node(lab: &mut Lab, round: &mut Round) -> Result<Verdic
         dead.stayed == 0 && dead.total() == on_node,
         format!("{dead} of {on_node}"),
     ));
-    let late = round.served_lately(&name);
-    promises.push(promise("nobody waits for the dead node any more", late == 0, format!("{late} answers")));
+    let to_dead =
+        |s: &NodeStats| s.backends.iter().filter(|b| b.name == name).map(|b| b.packets).sum::<u64>();
+    let before = to_dead(&stats(lab, Role::Front).await?);
+    round.seconds(2).await;
+    let late = to_dead(&stats(lab, Role::Front).await?).saturating_sub(before);
+    promises.push(promise(
+        "no packet is sent to the dead node any more",
+        late == 0,
+        format!("{late} packets"),
+    ));
     lab.revive_node(number).await?;
     let up = |s: &NodeStatus| health_is(s, &name, "healthy") && !no_share(s, &name);
     promises.push(becomes(lab, Role::Front, "takes the node back when it lives again", up).await);
@@ -379,7 +389,7 @@ pub(super) async fn kill_node(lab: &mut Lab, round: &mut Round) -> Result<Verdic
                 "not_sent",
             ],
             at_least: 0,
-            at_most: 2500,
+            at_most: 400,
             why: "only requests of connections of the dead node, of keys it owned, and those that queued for them fail",
         },
         promises,

@@ -160,11 +160,6 @@ impl Round {
         }
     }
 
-    /// Requests each node answered in the last seconds.
-    pub fn served_lately(&self, node: &str) -> u64 {
-        self.intervals.iter().rev().take(CALM_S).filter_map(|i| i.served_by.get(node)).sum()
-    }
-
     async fn end(mut self, lab: &mut Lab, verdict: Verdict, name: ScenarioName) -> Result<Report> {
         self.load.stop(&mut lab.processes).await?;
         self.intervals.extend(self.load.intervals());
