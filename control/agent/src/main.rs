@@ -87,6 +87,9 @@ struct Args {
     release: bool,
 }
 
+/// Longest wait for the engine's thread at the end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum XdpMode {
     Native,
@@ -105,11 +108,14 @@ type Engines = Handle<LinuxHost>;
 fn main() -> Result<()> {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     std::fs::create_dir_all(&args.state).with_context(|| format!("make {}", args.state.display()))?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
-    runtime.block_on(run(args))
+    let ended = runtime.block_on(run(args));
+    // The engine may be in the middle of a long step (a program being verified); steps are safe to cut.
+    runtime.shutdown_timeout(END_TIMEOUT);
+    ended
 }
 
 async fn run(args: Args) -> Result<()> {

@@ -199,7 +199,8 @@ impl<H: Host> Engine<H> {
     fn settle(&mut self, all_done: bool) {
         let now = self.clock.now();
         let was = std::mem::replace(&mut self.steps_done, all_done);
-        self.timers.after_steps(all_done, now);
+        let worth_it = self.step_errors.iter().any(|error| error.retry);
+        self.timers.after_steps(all_done, worth_it, now);
         if !all_done {
             return;
         }

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 const RETRY_MS_MIN: u64 = 50;
 /// Longest time between retries, ms.
 const RETRY_MS_MAX: u64 = 5_000;
+/// Time between tries of what only a change from outside can mend, ms: that change may come unseen.
+const RETRY_LASTING_MS: u64 = 30_000;
 /// Next hops are asked for this often while one that is wanted is new, ms.
 const LINK_HURRY_MS: u64 = 100;
 /// A next hop not found this long after it was first wanted is an error that no longer hurries, ms.
@@ -37,13 +39,15 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    /// Success forgets the retries; failure makes the next one later.
-    pub(crate) fn after_steps(&mut self, all_done: bool, now: Now) {
+    /// Success forgets the retries; failure makes the next one later, and much later if only a change from
+    /// outside helps.
+    pub(crate) fn after_steps(&mut self, all_done: bool, worth_it: bool, now: Now) {
         if all_done {
             (self.retry_at, self.retry_ms) = (None, 0);
             return;
         }
-        self.retry_ms = (self.retry_ms * 2).clamp(RETRY_MS_MIN, RETRY_MS_MAX);
+        let range = if worth_it { RETRY_MS_MIN..=RETRY_MS_MAX } else { RETRY_LASTING_MS..=RETRY_LASTING_MS };
+        self.retry_ms = (self.retry_ms * 2).clamp(*range.start(), *range.end());
         self.retry_at = Some(now.mono_ms() + self.retry_ms);
     }
 }

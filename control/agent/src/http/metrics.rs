@@ -46,9 +46,16 @@ fn family<M: EncodeMetric>(
     }
     let mut family = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in values {
+        // The encoder writes label values as they are.
+        let labels: Labels = labels.into_iter().map(|(name, value)| (name, escaped(&value))).collect();
         metric(value).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+/// A label value with the three characters escaped that the text format names.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 impl Snapshot {
@@ -167,7 +174,7 @@ mod tests {
         let text = text(&stats, &NodeStatus::default());
         let line = "sluice_backend_packets_total{backend=\"web/\\\"a\\\"\",address=\"\"} 7";
         assert!(text.contains(line), "{text}");
-        assert!(text.contains("sluice_converged 0"), "{text}");
+        assert!(text.contains("sluice_converged{} 0"), "{text}");
         assert!(text.ends_with("# EOF\n"));
     }
 }

@@ -29,6 +29,8 @@ use std::path::PathBuf;
 const MARK_HIDDEN: u8 = 0x53;
 /// Mark of announced ones.
 const MARK_ANNOUNCED: u8 = 0x54;
+/// Characters kept of either end of a long error message.
+const MESSAGE_PART_CHARS: usize = 400;
 /// Interface index of loopback, in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -68,7 +70,18 @@ pub struct LinuxHost {
 fn loader_error(error: sluice_loader::Error) -> HostError {
     // The loader says so itself: only a busy interface passes by waiting.
     let retry = matches!(error, sluice_loader::Error::Busy { .. } | sluice_loader::Error::NoInterface(_));
-    HostError { message: error.to_string(), retry }
+    HostError { message: shortened(&error.to_string()), retry }
+}
+
+/// A verifier's log is a megabyte; its end says what was wrong, its beginning with what.
+fn shortened(message: &str) -> String {
+    let count = message.chars().count();
+    if count <= 2 * MESSAGE_PART_CHARS {
+        return message.to_owned();
+    }
+    let head: String = message.chars().take(MESSAGE_PART_CHARS).collect();
+    let tail: String = message.chars().skip(count - MESSAGE_PART_CHARS).collect();
+    format!("{head} [...] {tail}")
 }
 
 fn io_error(what: &str) -> impl Fn(std::io::Error) -> HostError {
