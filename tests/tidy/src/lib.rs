@@ -126,6 +126,23 @@ pub fn status_gaps(status: &str) -> Vec<String> {
     gaps
 }
 
+/// Test functions that `docs/status.md` names and no source has: names in back quotes with two underscores or
+/// more, which no other word of that page is.
+pub fn missing_tests(status: &str, sources: &[File]) -> Vec<String> {
+    let is_name = |s: &&str| {
+        s.matches('_').count() >= 2
+            && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    status
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(is_name)
+        .filter(|name| !sources.iter().any(|f| f.text.contains(&format!("fn {name}("))))
+        .map(str::to_owned)
+        .collect()
+}
+
 /// Paths in back quotes in the docs that lead nowhere.
 pub fn dead_paths(files: &[File]) -> Vec<String> {
     let top = ["bench/", "control/", "dataplane/", "docs/", "ebpf/", "fuzz/", "scripts/", "tests/"];
@@ -165,6 +182,7 @@ mod tests {
         assert_none("paths that lead nowhere", dead_paths(&docs));
         let status = docs.iter().find(|f| f.path == "docs/status.md").expect("docs/status.md");
         assert_none("status", status_gaps(&status.text));
+        assert_none("tests that status names", missing_tests(&status.text, &tracked(&[".rs"])));
     }
 
     #[test]
