@@ -11,7 +11,10 @@
 //! * [`trace`]: the last events, and the hash over all of them.
 //! * [`report`]: violations, counters and what a run hands back.
 //! * [`harness`]: which seeds to run, and how a failing one is replayed.
+//! * [`disk`]: a disk that forgets what was not synced.
 //! * [`l4`]: flows through balancer boxes while their tables change.
+//! * [`agent`]: agents under crashes, bad documents and flapping health.
+//! * [`proxy`]: members of a cache group under crashes, cuts and slow origins.
 //!
 //! The parts under test are the product's crates. A checker is shown to be able to fail by a *mutation*: a
 //! test double in this crate that breaks one rule on purpose, and that the checker must catch.
@@ -21,6 +24,7 @@
 pub mod agent;
 pub mod disk;
 pub mod harness;
+pub mod l4;
 pub mod net;
 pub mod proxy;
 pub mod queue;
@@ -29,4 +33,4 @@ pub mod rng;
 pub mod trace;
 
 /// Every family, in the order in which a fault is cheapest to understand.
-pub const FAMILIES: &[harness::Family] = &[agent::FAMILY];
+pub const FAMILIES: &[harness::Family] = &[l4::FAMILY, agent::FAMILY, proxy::FAMILY];

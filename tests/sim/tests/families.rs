@@ -1,6 +1,6 @@
 //! Every family over the seeds of this run, replay of one seed, and that a seed replays exactly.
 
-use sluice_sim::agent;
+use sluice_sim::{agent, l4};
 use sluice_sim::harness::{Family, replay_from_env};
 
 fn family(name: &str) -> &'static Family {
@@ -48,8 +48,18 @@ fn the_same_seed_gives_the_same_events() {
 }
 
 #[test]
+fn l4_rules_hold() {
+    family("l4").test();
+}
+
+#[test]
 fn agent_rules_hold() {
     family("agent").test();
+}
+
+#[test]
+fn proxy_rules_hold() {
+    family("proxy").test();
 }
 
 /// Seeds within which a broken rule must be caught.
@@ -70,5 +80,12 @@ fn assert_caught(what: &str, checkers: &[&str], run: impl Fn(u64) -> sluice_sim:
 fn broken_agent_rules_are_caught() {
     for (what, quirks, checkers) in agent::MUTATIONS {
         assert_caught(what, checkers, |seed| agent::run(seed, *quirks));
+    }
+}
+
+#[test]
+fn broken_l4_rules_are_caught() {
+    for (what, make, checkers) in l4::mutations::MUTATIONS {
+        assert_caught(what, checkers, |seed| l4::run(seed, *make));
     }
 }

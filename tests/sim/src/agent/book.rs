@@ -20,6 +20,9 @@ const BACKENDS_MAX: usize = 14;
 /// its backend whatever the documents say.
 pub const FLOW_IDLE_MS: (u64, u64) = (1_000, 30_000);
 
+/// What a version with a number in force and other content is called.
+pub const CONFLICT: &str = "bad_conflict";
+
 /// What an edit or a bad version is, for the trace and the counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
@@ -241,7 +244,7 @@ impl Book {
             }
             1 => {
                 document.networks.push(Network { name: "other".into(), cidr: "192.168.0.0/24".into() });
-                Shown { document: name, bytes: bytes(&document), what: "bad_conflict" }
+                Shown { document: name, bytes: bytes(&document), what: CONFLICT }
             }
             2 => {
                 document.generation += 1;

@@ -7,7 +7,7 @@
 //!                                                                        ledger on a Disk
 //! ```
 
-use super::book::{Book, FLOW_IDLE_MS, FRONTS, Shown, bytes};
+use super::book::{Book, CONFLICT, FLOW_IDLE_MS, FRONTS, Shown, bytes};
 use super::checks;
 use super::kernel::{Kernel, NodeHost};
 use super::storage::DiskStorage;
@@ -160,6 +160,8 @@ struct Node {
     drains: BTreeSet<DrainRequest>,
     /// The ledger was opened once.
     has_ledger: bool,
+    /// The source answers nonsense: no single files are seen until all are.
+    blind: bool,
 }
 
 /// One run.
@@ -209,6 +211,7 @@ impl World {
                     news: (0, 0),
                     drains: BTreeSet::new(),
                     has_ledger: false,
+                    blind: false,
                 }
             })
             .collect();
@@ -490,7 +493,11 @@ impl World {
     }
 
     fn publish(&mut self, shown: Shown) {
-        self.files.insert(file_of(&shown.document), shown.bytes.clone());
+        // Other content under a number in force: whoever has not seen the right one first cannot tell, so
+        // only those that hold it are shown it, and it does not stay in the directory.
+        if shown.what != CONFLICT {
+            self.files.insert(file_of(&shown.document), shown.bytes.clone());
+        }
         for node in 0..self.nodes.len() {
             if self.calm || !self.rng.chance(self.plan.lost_per_mille) {
                 let delay = self.rng.between(1, self.plan.source_delay);
@@ -502,7 +509,13 @@ impl World {
     }
 
     fn show(&mut self, node: usize, shown: Shown) -> Check {
+        if self.nodes[node].blind {
+            return Ok(());
+        }
         let held = self.nodes[node].durable.get(&shown.document).copied().unwrap_or(0);
+        if shown.what == CONFLICT && held < generation_of(&shown.bytes).unwrap_or(0) {
+            return Ok(());
+        }
         let text = if self.quirks.stale_is_newer {
             renumbered(&shown.bytes, held + 1).unwrap_or(shown.bytes)
         } else {
@@ -519,6 +532,7 @@ impl World {
 
     /// The whole directory is looked at again: after a start, and after events were lost.
     fn scan(&mut self, node: usize) -> Check {
+        self.nodes[node].blind = false;
         let mut events = vec![SourceEvent::Listing { files: self.files.keys().cloned().collect() }];
         let files = self.files.iter().map(|(f, t)| (f.clone(), t.clone())).collect::<Vec<_>>();
         events.extend(files.into_iter().map(|(file, text)| SourceEvent::File { file, text: Ok(text) }));
@@ -534,6 +548,7 @@ impl World {
             _ => SourceEvent::File { file: "base.json".to_owned(), text: Err("I/O error".to_owned()) },
         };
         self.counters.add("source_nonsense");
+        self.nodes[node].blind = true;
         let seen_us = self.mono_us(node);
         self.with(node, |engine| engine.on_source(vec![event], seen_us))?;
         self.queue.after(2_000, Event::Scan { node });
@@ -699,6 +714,11 @@ impl World {
         self.queue.after(WATCH_MS, Event::JudgeRestart { node, steps });
         self.start(node)
     }
+}
+
+fn generation_of(bytes: &[u8]) -> Option<u64> {
+    let document: sluice_api::placement::Document = serde_json::from_slice(bytes).ok()?;
+    Some(document.generation)
 }
 
 /// The same document with another generation number.

@@ -1,6 +1,6 @@
 //! The rules of the L4 family, one function each: pure, from what was seen to a violation.
 
-use super::rules::{Row, RowState};
+use super::rules::Row;
 use super::world::Excuses;
 use crate::report::{Check, Violation};
 use sluice_abi::reason::DropReason;
@@ -122,6 +122,7 @@ pub fn no_window_is_open(slots: &[Slot]) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::l4::rules::RowState;
 
     const ROWS: [Row; 2] = [
         Row { id: 1, weight: 100, state: RowState::Active },

@@ -26,7 +26,7 @@ const SYN_RETRY: Tick = 1_000;
 /// SYNs of one flow before its client gives up.
 const SYN_TRIES: u32 = 5;
 
-/// Silence before the addresses and ports of an ended flow are used again: TIME-WAIT.
+/// Silence beyond the VIP's promise before the addresses and ports of an ended flow are used again: TIME-WAIT.
 const TIME_WAIT: Tick = 60_000;
 
 /// Node numbers of the network.
@@ -281,8 +281,8 @@ impl World {
     fn end(&mut self, flow: usize) {
         self.flows[flow].phase = Phase::Done;
         if self.flows[flow].incarnation <= self.scenario.flows[flow].reuses {
-            // Not before the promise of the VIP and TIME-WAIT are over: the table may still know the old one.
-            let rest = TIME_WAIT.max(self.scenario.flow_idle_ms);
+            // Not before the table has forgotten the old one: its clock counts in units of 17 s.
+            let rest = TIME_WAIT + self.scenario.flow_idle_ms;
             self.queue.after(rest + self.rng.below(1_000), Event::Begin { flow });
         }
     }

@@ -52,6 +52,17 @@ impl Ask {
     }
 }
 
+/// An answer of the origin that waits for its time.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The response.
+    pub bytes: Vec<u8>,
+    /// The connection ends after it.
+    pub close: bool,
+    /// What it answers.
+    pub url: (String, String),
+}
+
 /// What an answer was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
