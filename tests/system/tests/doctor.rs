@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use sluice_system_tests::{run, run_in, skip, sluice, sluice_path};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Namespaces of one test: `HOST — fabric (bridge) — HOST`, removed on drop.
 struct Net {
@@ -92,9 +93,12 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        for host in self.hosts.iter().map(String::as_str).chain(["fabric"]) {
-            for iface in ["eth0".to_owned(), format!("ve-{host}")] {
-                sluice(&["veth-pass", "--detach", "--netns", &self.ns(host), "--iface", &iface]);
+        for host in &self.hosts {
+            for (netns, iface) in
+                [(self.ns(host), "eth0".to_owned()), (self.ns("fabric"), format!("ve-{host}"))]
+            {
+                // Most have none.
+                sluice(&["veth-pass", "--detach", "--netns", &netns, "--iface", &iface]);
             }
         }
         for host in self.hosts.iter().map(String::as_str).chain(["fabric"]) {
@@ -103,17 +107,38 @@ impl Drop for Net {
     }
 }
 
-/// Attaching pins its link: that needs a BPF file system, here one that goes with the test.
-fn needs_bpffs() -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if mounts.lines().any(|l| l.starts_with("bpf ") || l.contains(" /sys/fs/bpf bpf ")) {
-        return false;
+static BPFFS: Mutex<()> = Mutex::new(());
+
+/// Attaching pins its link, which needs a BPF file system. Where there is none, one is mounted for the test and
+/// taken away after it; tests that need it run one at a time.
+struct BpfFs {
+    mounted: bool,
+    _one_at_a_time: MutexGuard<'static, ()>,
+}
+
+impl BpfFs {
+    /// `None`: none can be had, which is said.
+    fn get() -> Option<BpfFs> {
+        let guard = BPFFS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        if mounts.lines().any(|l| l.contains(" /sys/fs/bpf bpf ")) {
+            return Some(BpfFs { mounted: false, _one_at_a_time: guard });
+        }
+        let mounted = run("mount", &["-t", "bpf", "bpf", "/sys/fs/bpf"]);
+        if mounted.code != 0 {
+            println!("skipped: no BPF file system can be mounted: {}", mounted.err);
+            return None;
+        }
+        Some(BpfFs { mounted: true, _one_at_a_time: guard })
     }
-    let mounted = run("mount", &["-t", "bpf", "bpf", "/sys/fs/bpf"]);
-    if mounted.code != 0 {
-        println!("skipped: no BPF file system can be mounted: {}", mounted.err);
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        if self.mounted {
+            run("umount", &["/sys/fs/bpf"]);
+        }
     }
-    mounted.code != 0
 }
 
 fn attach(net: &Net, host: &str, iface: &str) {
@@ -122,9 +147,10 @@ fn attach(net: &Net, host: &str, iface: &str) {
 
 #[test]
 fn checksum_offload_where_xdp_forwards() {
-    if skip() || needs_bpffs() {
+    if skip() {
         return;
     }
+    let Some(_bpffs) = BpfFs::get() else { return };
     let net = Net::new("csum", &["client", "front"]);
     attach(&net, "front", "eth0");
     attach(&net, "fabric", "ve-front");
@@ -136,18 +162,20 @@ fn checksum_offload_where_xdp_forwards() {
 
 #[test]
 fn a_peer_that_would_lose_what_xdp_transmits() {
-    if skip() || needs_bpffs() {
+    if skip() {
         return;
     }
+    let Some(_bpffs) = BpfFs::get() else { return };
     let net = Net::new("tx", &["front"]);
     net.found_and_fixed(&["--iface", "eth0", "--expect-xdp"], &["xdp-tx-peer front eth0"]);
 }
 
 #[test]
 fn a_peer_that_would_lose_what_xdp_redirects() {
-    if skip() || needs_bpffs() {
+    if skip() {
         return;
     }
+    let Some(_bpffs) = BpfFs::get() else { return };
     let net = Net::new("redir", &["front"]);
     attach(&net, "fabric", "ve-front");
     let ns = net.ns("front");
@@ -160,9 +188,10 @@ fn a_peer_that_would_lose_what_xdp_redirects() {
 
 #[test]
 fn no_room_for_an_outer_header() {
-    if skip() || needs_bpffs() {
+    if skip() {
         return;
     }
+    let Some(_bpffs) = BpfFs::get() else { return };
     let net = Net::new("mtu", &["front"]);
     attach(&net, "front", "eth0");
     net.ip("front", "link set eth0 mtu 1500");
