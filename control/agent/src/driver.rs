@@ -108,13 +108,13 @@ impl<H: Host + 'static> Queue<H> {
     ///
     /// # Errors
     /// What `start` said, or that there is no thread.
-    pub fn run<E: Send + 'static>(
+    pub fn run<E>(
         self,
         clock: SystemClock,
         start: impl FnOnce() -> Result<Engine<H>, E> + Send + 'static,
     ) -> Result<(Handle<H>, std::thread::JoinHandle<()>), E>
     where
-        E: From<std::io::Error>,
+        E: From<std::io::Error> + Send + 'static,
     {
         let (event_tell, events) = watch::channel(0);
         let (target_tell, targets) = watch::channel((0, Default::default()));
