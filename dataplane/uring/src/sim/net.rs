@@ -354,8 +354,22 @@ impl Inner {
     /// Bytes a starved endpoint could not take.
     pub(super) fn put_back(&mut self, node: usize, sock: Sock, bytes: Vec<u8>) {
         let Some((conn, side)) = self.end(node, sock) else { return };
+        // What is queued behind these bytes goes back with them, in order.
+        let (mut bytes, mut eof) = (bytes, false);
+        self.nodes[node].events.retain(|happened| match happened {
+            Happened::Bytes(other, more) if *other == sock => {
+                bytes.extend_from_slice(more);
+                false
+            }
+            Happened::Plain(Event::Eof { sock: other, errno: 0 }) if *other == sock => {
+                eof = true;
+                false
+            }
+            _ => true,
+        });
         let end = &mut self.conns[conn].ends[side];
         end.receiving = false;
+        end.fin_told &= !eof;
         bytes.into_iter().rev().for_each(|b| end.unread.push_front(b));
     }
 
