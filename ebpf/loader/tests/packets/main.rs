@@ -1,0 +1,43 @@
+//! Packet in, packet out: every rule of the programs as a row a person can check, through BPF_PROG_TEST_RUN.
+//!
+//! * [`l4`]: the balancer's table. * [`node`]: the node's. * [`frame`]: how frames are written down.
+//! * [`run`]: runs them against the loaded programs.
+//!
+//! `SLUICE_FRAMES=dir` writes the frames of the balancer's table there, for the corpus of the fuzz target `frame`.
+
+mod frame;
+mod l4;
+mod node;
+mod run;
+
+use sluice_abi::reason::DropReason;
+use std::collections::BTreeSet;
+
+/// Reasons that have a number and that no program gives yet.
+const RESERVED: [DropReason; 1] = [DropReason::BadIcmp];
+
+#[test]
+fn every_drop_reason_has_a_row() {
+    let mut shown: BTreeSet<DropReason> = RESERVED.into();
+    for row in l4::table() {
+        if let l4::Want::Drop(reason, _) = row.want {
+            assert!(!RESERVED.contains(&reason), "{}: {reason:?} is not reserved any more", row.name);
+            shown.insert(reason);
+        }
+    }
+    for row in node::table() {
+        if let node::Want::Drop(reason) = row.want {
+            shown.insert(reason);
+        }
+    }
+    let all: BTreeSet<DropReason> = DropReason::ALL.iter().copied().collect();
+    assert_eq!(shown, all, "a reason without a row");
+}
+
+#[test]
+fn names_are_unique() {
+    let names: Vec<String> = l4::table().into_iter().map(|r| r.name).collect();
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    let names: Vec<&str> = node::table().into_iter().map(|r| r.name).collect();
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+}

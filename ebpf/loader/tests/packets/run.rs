@@ -1,0 +1,235 @@
+//! Runs the tables against the loaded programs. Needs root; nothing is pinned or attached.
+
+use super::frame::dump;
+use super::{l4, node};
+use aya::TestRun as _;
+use aya::TestRunOptions;
+use aya::maps::{HashMap, Map, MapData};
+use sluice_abi::SLOTS;
+use sluice_abi::layout::{VipKey4, VipValue, map, mode};
+use sluice_abi::reason::{DropReason, Event};
+use sluice_abi::slot::Slot;
+use sluice_loader::{
+    BackendSpec, Balancer, Config, Counters, Link, Mode, Node, Proto, Traffic, VipKey, VipSpec,
+};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const XDP_REDIRECT: u32 = 4;
+/// `lo`, which a test run arrives on.
+const LOOPBACK: u32 = 1;
+/// Of the VIP whose table is missing; ids are given from 1 up.
+const NO_TABLE_ID: u32 = 60;
+const VIPS: u32 = 64;
+
+fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root");
+    }
+    root
+}
+
+/// Any interface but `lo`: redirecting names it, nothing is sent to it.
+fn other_interface() -> Option<u32> {
+    let index = |entry: std::io::Result<std::fs::DirEntry>| -> Option<u32> {
+        std::fs::read_to_string(entry.ok()?.path().join("ifindex")).ok()?.trim().parse().ok()
+    };
+    std::fs::read_dir("/sys/class/net").ok()?.filter_map(index).find(|&i| i != LOOPBACK)
+}
+
+fn backend(id: u16, ifindex: u32) -> BackendSpec {
+    let last = id as u8;
+    let link = Link {
+        ifindex,
+        dst_mac: [2, 0, 0, 0, 1, last],
+        src_mac: [2, 0, 0, 0, 2, last],
+        mtu: if id == 6 { 100 } else { 1500 },
+    };
+    BackendSpec {
+        id,
+        addr4: (id != 2).then(|| Ipv4Addr::new(10, 8, 0, last)),
+        addr6: (id != 3).then(|| Ipv6Addr::new(0xfd08, 0, 0, 0, 0, 0, 0, id)),
+        link: (id != 4).then_some(link),
+        alive: true,
+    }
+}
+
+fn vip(balancer: &mut Balancer, key: VipKey, mode: Mode, slot: Slot) {
+    let slots = if mode == Mode::Local { vec![] } else { vec![slot; SLOTS as usize] };
+    balancer.set_vip(&VipSpec { key, mode, flow_idle_ms: 3_600_000 }, &slots).unwrap();
+}
+
+/// The world that the head of `l4` draws.
+fn world(other: u32) -> Balancer {
+    let mut config = Config::new("/nonexistent", vec![]);
+    (config.flow_buckets, config.vips, config.backends) = (1, VIPS, 16);
+    let mut balancer = Balancer::open_detached(&config).unwrap();
+    for id in [1, 2, 3, 4, 6, 8] {
+        balancer.set_backend(&backend(id, LOOPBACK)).unwrap();
+    }
+    balancer.set_backend(&backend(7, other)).unwrap();
+    for (n, mode, slot) in [
+        (1, Mode::L2Direct, Slot::settled(1)),
+        (2, Mode::Ipip, Slot::settled(1)),
+        (3, Mode::Local, Slot::settled(0)),
+        (4, Mode::Ipip, Slot::settled(2)),
+        (5, Mode::Ipip, Slot::settled(3)),
+        (6, Mode::L2Direct, Slot::settled(4)),
+        (7, Mode::L2Direct, Slot::settled(0)),
+        (8, Mode::L2Direct, Slot::settled(5)),
+        (9, Mode::Ipip, Slot::settled(6)),
+        (10, Mode::Ipip, Slot::settled(7)),
+        (11, Mode::L2Direct, Slot::new(8, 1)),
+        (12, Mode::L2Direct, Slot::settled(1)),
+    ] {
+        for addr in [v4(n), IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()))] {
+            for proto in [Proto::Tcp, Proto::Udp] {
+                vip(&mut balancer, VipKey { addr, port: 80, proto }, mode, slot);
+            }
+        }
+    }
+    let tcp = |n, port| VipKey { addr: v4(n), port, proto: Proto::Tcp };
+    vip(&mut balancer, tcp(12, 443), Mode::Local, Slot::settled(0));
+    vip(&mut balancer, tcp(14, 80), Mode::L2Direct, Slot::settled(1));
+    name_without_table(&balancer);
+    balancer
+}
+
+fn v4(n: u8) -> IpAddr {
+    Ipv4Addr::new(10, 9, 0, n).into()
+}
+
+/// VIP 13: a row that the loader never writes.
+fn name_without_table(balancer: &Balancer) {
+    const _: () = assert!(size_of::<VipKey4>() == 8 && size_of::<VipValue>() == 24);
+    let ids = balancer.program().unwrap().info().unwrap().map_ids().unwrap().unwrap();
+    let named = |id: &u32| MapData::from_id(*id).unwrap().info().unwrap().name_as_str() == Some(map::VIPS4);
+    let id = ids.into_iter().find(named).unwrap();
+    let mut vips: HashMap<MapData, [u8; 8], [u8; 24]> =
+        Map::from_map_data(MapData::from_id(id).unwrap()).unwrap().try_into().unwrap();
+    let mut value = [0; 24];
+    value[..4].copy_from_slice(&NO_TABLE_ID.to_ne_bytes());
+    value[4] = mode::IPIP;
+    vips.insert([10, 9, 0, 13, 0, 80, 6, 0], value, 0).unwrap();
+}
+
+/// Frame behind `meta` bytes of metadata. The context is `xdp_md`: where data starts and ends behind it.
+fn run(balancer: &Balancer, row: &l4::Row) -> (u32, Vec<u8>) {
+    if row.meta == 0 {
+        return balancer.test_run(&row.frame).unwrap();
+    }
+    let data = [vec![0; row.meta], row.frame.clone()].concat();
+    let context: Vec<u8> =
+        [row.meta as u32, data.len() as u32, 0, 0, 0, 0].iter().flat_map(|w| w.to_ne_bytes()).collect();
+    let options =
+        TestRunOptions { data_in: Some(&data), ctx_in: Some(&context), ..TestRunOptions::default() };
+    let answer = balancer.program().unwrap().test_run(options);
+    (answer.unwrap_or_else(|e| panic!("{}: {e}", row.name)).return_value, Vec::new())
+}
+
+/// What was counted between two readings, zeros left out.
+fn delta<K: Ord + Copy>(before: &BTreeMap<K, u64>, after: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let counted = |(k, n): (&K, &u64)| (*k, n - before.get(k).unwrap_or(&0));
+    after.iter().map(counted).filter(|d| d.1 > 0).collect()
+}
+
+fn check_counts(row: &l4::Row, before: &Counters, after: &Counters) {
+    let drops: BTreeMap<(String, DropReason), u64> = delta(&before.drops, &after.drops)
+        .into_iter()
+        .map(|((key, reason), n)| ((key.map_or("address".into(), |k| k.to_string()), reason), n))
+        .collect();
+    let (wanted, sent) = match &row.want {
+        l4::Want::Drop(reason, who) => (BTreeMap::from([((who.to_string(), *reason), 1)]), 0),
+        l4::Want::Pass => (BTreeMap::new(), 0),
+        l4::Want::Tx(_) | l4::Want::Redirect(_) => (BTreeMap::new(), 1),
+    };
+    assert_eq!(drops, wanted, "{}: drops counted", row.name);
+    let events = delta(&before.events, &after.events);
+    let wanted: BTreeMap<Event, u64> = row.events.iter().map(|e| (*e, 1)).collect();
+    assert_eq!(events, wanted, "{}: events counted", row.name);
+    let sum = |c: &Counters| {
+        c.backends.values().fold(Traffic::default(), |t, b| Traffic {
+            packets: t.packets + b.packets,
+            bytes: t.bytes + b.bytes,
+        })
+    };
+    let (was, is) = (sum(before), sum(after));
+    // IPv4 total length, or IPv6 payload length and its header.
+    let length = |at: usize| u64::from(u16::from_be_bytes([row.frame[at], row.frame[at + 1]]));
+    let bytes = match (sent, row.frame[12]) {
+        (0, _) => 0,
+        (_, 0x08) => length(16),
+        _ => length(18) + 40,
+    };
+    assert_eq!((is.packets - was.packets, is.bytes - was.bytes), (sent, bytes), "{}: traffic", row.name);
+}
+
+#[test]
+fn balancer() {
+    let rows = l4::table();
+    if let Some(dir) = std::env::var_os("SLUICE_FRAMES") {
+        for (n, row) in rows.iter().enumerate() {
+            std::fs::write(std::path::Path::new(&dir).join(format!("{n:03}")), &row.frame).unwrap();
+        }
+    }
+    if !root() {
+        return;
+    }
+    let other = other_interface();
+    let mut balancer = world(other.unwrap_or(LOOPBACK));
+    // The flow rows take milliseconds and entries live for an hour: the clock does not matter.
+    for row in &rows {
+        if matches!(row.want, l4::Want::Redirect(_)) && other.is_none() {
+            eprintln!("skipped: {}: there is no interface but lo", row.name);
+            continue;
+        }
+        let before = balancer.counters().unwrap();
+        let (verdict, after) = run(&balancer, row);
+        let (wanted, frame) = match &row.want {
+            l4::Want::Pass => (XDP_PASS, Some(&row.frame)),
+            l4::Want::Drop(..) => (XDP_DROP, None),
+            l4::Want::Tx(frame) => (XDP_TX, Some(frame)),
+            l4::Want::Redirect(frame) => (XDP_REDIRECT, Some(frame)),
+        };
+        assert_eq!(verdict, wanted, "{}: verdict", row.name);
+        if let Some(frame) = frame {
+            assert_eq!(dump(&after), dump(frame), "{}: frame out", row.name);
+        }
+        check_counts(row, &before, &balancer.counters().unwrap());
+    }
+    balancer.remove_vip(&VipKey { addr: v4(11), port: 80, proto: Proto::Tcp }).unwrap();
+    let (verdict, _) = balancer.test_run(&rows.last().unwrap().frame).unwrap();
+    assert_eq!(verdict, XDP_PASS, "a removed VIP is passed up");
+}
+
+#[test]
+fn decapsulation() {
+    if !root() {
+        return;
+    }
+    let mut node = Node::open_detached().unwrap();
+    let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+    node.set_local(&[addr("10.8.0.1"), addr("fd08::1")], &[addr("10.9.0.2"), addr("fd00::2")]).unwrap();
+    for row in node::table() {
+        let (drops, events) = node.counters().unwrap();
+        let (verdict, after) = node.test_run(&row.frame).unwrap();
+        let (drops_after, events_after) = node.counters().unwrap();
+        let dropped = delta(&drops, &drops_after);
+        let taken_off = delta(&events, &events_after);
+        let (wanted, frame, drop, event) = match &row.want {
+            node::Want::Pass => (XDP_PASS, Some(&row.frame), None, None),
+            node::Want::Decap(frame) => (XDP_PASS, Some(frame), None, Some(Event::Decapsulated)),
+            node::Want::Drop(reason) => (XDP_DROP, None, Some(*reason), None),
+        };
+        assert_eq!(verdict, wanted, "{}: verdict", row.name);
+        if let Some(frame) = frame {
+            assert_eq!(dump(&after), dump(frame), "{}: frame out", row.name);
+        }
+        assert_eq!(dropped, drop.map(|r| (r, 1)).into_iter().collect(), "{}: drops counted", row.name);
+        assert_eq!(taken_off, event.map(|e| (e, 1)).into_iter().collect(), "{}: events counted", row.name);
+    }
+}
