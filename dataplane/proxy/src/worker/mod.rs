@@ -260,7 +260,7 @@ impl<I: Io> Worker<I> {
             Event::Accepted { sock, .. } => self.on_accepted(sock),
             Event::Eof { sock, errno } => match self.table.get(sock) {
                 Some(Session::Client(_)) => self.client_eof(sock, errno),
-                Some(Session::Upstream(_)) => self.upstream_eof(sock),
+                Some(Session::Upstream(_)) => self.upstream_eof(sock, errno),
                 _ => {}
             },
             Event::Connected { sock, errno } => self.on_connected(sock, errno),

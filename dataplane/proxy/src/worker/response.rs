@@ -279,7 +279,7 @@ impl<I: Io> Worker<I> {
     }
 
     /// The upstream sent its FIN, or broke.
-    pub(super) fn upstream_eof(&mut self, sock: Sock) {
+    pub(super) fn upstream_eof(&mut self, sock: Sock, errno: i32) {
         let Some(upstream) = self.table.upstream(sock) else { return };
         let id = match upstream.phase {
             UpstreamPhase::Busy(id) => id,
@@ -292,7 +292,8 @@ impl<I: Io> Worker<I> {
         upstream.receiving = false;
         let nothing_came = upstream.inbuf.is_empty();
         match &mut self.exchanges.get(id).stage {
-            Stage::Body(decoder) if decoder.on_close().is_ok() => {
+            // Only an orderly end completes a body that runs until close; a reset cut it (RFC 9112 section 8).
+            Stage::Body(decoder) if errno == 0 && decoder.on_close().is_ok() => {
                 if self.end_until_close(id) {
                     self.finish_exchange(id, false);
                 }
