@@ -29,6 +29,9 @@ fn a_lab_drives_traffic_and_leaves_nothing() {
     let served = summary["served_by"].as_object().expect("an object");
     assert_eq!(served.keys().collect::<Vec<_>>(), ["node1", "node2", "node3"], "{summary}");
     assert!(summary["drops"].is_object(), "{summary}");
+    for backend in summary["backends"].as_array().expect("a list") {
+        assert!(backend["packets"].as_u64() > Some(0) && backend["health"] == "healthy", "{backend}");
+    }
     for udp in summary["udp"].as_array().expect("a list") {
         assert!(udp["answered"].as_u64() > Some(0) && udp["moved"] == 0 && udp["silent"] == 0, "{udp}");
     }

@@ -125,11 +125,11 @@ fn add(sample: &mut Sample, role: Role, status: &NodeStatus, stats: &NodeStats) 
         }
     }
     if role == Role::Front {
-        sample.backends = backends(status, stats);
+        sample.backends = backends(status);
     }
 }
 
-fn backends(status: &NodeStatus, stats: &NodeStats) -> Vec<BackendSample> {
+fn backends(status: &NodeStatus) -> Vec<BackendSample> {
     let Some(vip) = status.vips.first() else { return Vec::new() };
     vip.backends
         .iter()
@@ -138,7 +138,7 @@ fn backends(status: &NodeStatus, stats: &NodeStats) -> Vec<BackendSample> {
             health: b.health.clone(),
             state: b.state.clone(),
             slots: b.share,
-            packets: stats.backends.iter().filter(|s| s.name == b.name).map(|s| s.packets).sum(),
+            packets: b.packets,
         })
         .collect()
 }
