@@ -1,7 +1,7 @@
 //! Every family over the seeds of this run, replay of one seed, and that a seed replays exactly.
 
-use sluice_sim::{agent, l4};
 use sluice_sim::harness::{Family, replay_from_env};
+use sluice_sim::{agent, l4};
 
 fn family(name: &str) -> &'static Family {
     sluice_sim::FAMILIES.iter().find(|f| f.name == name).unwrap_or_else(|| {
@@ -63,14 +63,16 @@ fn proxy_rules_hold() {
 }
 
 /// Seeds within which a broken rule must be caught.
-const MUTATION_SEEDS: u64 = 60;
+const MUTATION_SEEDS: u64 = 200;
 
 fn assert_caught(what: &str, checkers: &[&str], run: impl Fn(u64) -> sluice_sim::report::Run) {
     for seed in 1..=MUTATION_SEEDS {
         if let Some(violation) = run(seed).violation {
-            assert!(checkers.contains(&violation.checker), "{what}, seed {seed}: caught by {violation}");
             println!("{what}: caught by {} at seed {seed}", violation.checker);
-            return;
+            // Another checker may trip over the consequences first; the one named must see the cause.
+            if checkers.contains(&violation.checker) {
+                return;
+            }
         }
     }
     panic!("{what}: not caught within {MUTATION_SEEDS} seeds by any of {checkers:?}");

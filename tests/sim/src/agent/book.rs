@@ -235,8 +235,11 @@ impl Book {
         let held = document.generation;
         match rng.below(6) {
             0 => {
-                let stale: Vec<&Vec<u8>> =
-                    self.versions.range((name.clone(), 0)..(name.clone(), held)).map(|(_, text)| text).collect();
+                let stale: Vec<&Vec<u8>> = self
+                    .versions
+                    .range((name.clone(), 0)..(name.clone(), held))
+                    .map(|(_, text)| text)
+                    .collect();
                 if stale.is_empty() {
                     return Shown { document: name, bytes: bytes(&document), what: "shown_again" };
                 }

@@ -44,7 +44,10 @@ pub fn status_grows(node: &str, reported: &mut BTreeMap<String, u64>, status: &N
     for document in &status.documents {
         let before = reported.insert(document.name.clone(), document.observed_generation).unwrap_or(0);
         if document.observed_generation < before || document.observed_generation > document.generation {
-            return Err(Violation::new("status_grows", format!("{node} reported {before}, now {document:?}")));
+            return Err(Violation::new(
+                "status_grows",
+                format!("{node} reported {before}, now {document:?}"),
+            ));
         }
     }
     Ok(())

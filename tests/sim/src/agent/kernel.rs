@@ -18,7 +18,7 @@ use sluice_api::proxy_admin::{Answer, Request};
 use sluice_loader::{BackendSpec, Counters, FiveTuple, Link, Trace};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr, IpAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 
 /// An entry of the flow table is freed this long after the idle time: its clock counts in units of 17 s.
@@ -26,6 +26,9 @@ const ENTRY_SLACK_MS: u64 = 35_000;
 
 /// Backend ids of a node: so few that they come round within a run.
 const BACKEND_IDS: u16 = 24;
+
+/// Ids of a node whose mutation rests none.
+const HASTY_IDS: u16 = 8;
 
 type Place = (Option<Ipv4Addr>, Option<Ipv6Addr>);
 
@@ -247,7 +250,10 @@ impl Kernel {
     fn id_is_free(&self, row: &BackendSpec) -> Check {
         let entry = self.flows.values().find(|f| f.entry && f.id == row.id && f.place != place(row));
         if let Some(flow) = entry {
-            return Err(Violation::new("id_not_reused_while_named", format!("{row:?} while {flow:?} names it")));
+            return Err(Violation::new(
+                "id_not_reused_while_named",
+                format!("{row:?} while {flow:?} names it"),
+            ));
         }
         let held = self.fake.state.backends.get(&row.id).map(place);
         if held.is_some_and(|held| held != place(row)) {
@@ -326,8 +332,12 @@ impl Host for NodeHost {
     fn observe(&mut self) -> Result<Observed, HostError> {
         self.alive(|k| {
             let mut observed = k.fake.observe()?;
-            observed.windows =
-                k.slots.iter().filter(|(_, s)| s.iter().any(|s| s.window_open())).map(|(vip, _)| *vip).collect();
+            observed.windows = k
+                .slots
+                .iter()
+                .filter(|(_, s)| s.iter().any(|s| s.window_open()))
+                .map(|(vip, _)| *vip)
+                .collect();
             Ok(observed)
         })
     }
@@ -392,7 +402,8 @@ impl Host for NodeHost {
     }
 
     fn backend_id_max(&self) -> u16 {
-        BACKEND_IDS
+        // A mutation that gives ids again at once has so few that they come round soon.
+        if self.0.borrow().hasty_ids { HASTY_IDS } else { BACKEND_IDS }
     }
 
     fn counters(&mut self) -> Result<Option<Counters>, HostError> {

@@ -312,7 +312,11 @@ impl World {
             Event::Judge => return self.judge(),
             Event::Restart { node } => return self.restart(node),
             Event::JudgeRestart { node, steps } => {
-                checks::restart_changes_nothing(NODES[node], steps, self.nodes[node].kernel.borrow().steps())?;
+                checks::restart_changes_nothing(
+                    NODES[node],
+                    steps,
+                    self.nodes[node].kernel.borrow().steps(),
+                )?;
             }
         }
         Ok(())
@@ -429,7 +433,8 @@ impl World {
             }
         };
         state.has_ledger = true;
-        let config = Config { node: state.name.to_owned(), announce: true, with_proxy: true, placements: None };
+        let config =
+            Config { node: state.name.to_owned(), announce: true, with_proxy: true, placements: None };
         let haste = if self.quirks.hasty_ids { 1_000 } else { 1 };
         let clock =
             Box::new(NodeClock { now_ms: Rc::clone(&self.now_ms), booted_ms: state.booted_ms, haste });
@@ -602,8 +607,7 @@ impl World {
             Some(request) if self.rng.chance(500) => (request.clone(), false),
             _ => {
                 let pools = self.book.newest().values().flat_map(|d| &d.pools);
-                let names: Vec<&str> =
-                    pools.flat_map(|p| &p.backends).map(|b| b.name.as_str()).collect();
+                let names: Vec<&str> = pools.flat_map(|p| &p.backends).map(|b| b.name.as_str()).collect();
                 let name = (*self.rng.pick(&names)).to_owned();
                 (DrainRequest { kind: DrainKind::Backend, name }, true)
             }

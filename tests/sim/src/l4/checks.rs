@@ -32,7 +32,10 @@ pub fn flow_keeps_backend(flow: &str, seen: Forwarded<'_>) -> Check {
     }
     Err(Violation::new(
         "flow_keeps_backend",
-        format!("{flow} lives on backend {} and was sent to {}; rows {:?}", seen.owner, seen.went_to, seen.rows),
+        format!(
+            "{flow} lives on backend {} and was sent to {}; rows {:?}",
+            seen.owner, seen.went_to, seen.rows
+        ),
     ))
 }
 
@@ -84,7 +87,10 @@ pub fn disruption_is_bounded(before: &[Slot], after: &[Slot]) -> Result<u64, Vio
     }
     Err(Violation::new(
         "disruption_is_bounded",
-        format!("{moved} slots of {} moved, {needed} had to; slots by backend before and after: {held:?}", before.len()),
+        format!(
+            "{moved} slots of {} moved, {needed} had to; slots by backend before and after: {held:?}",
+            before.len()
+        ),
     ))
 }
 

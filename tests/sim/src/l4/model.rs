@@ -8,12 +8,12 @@ use super::frame::{VIP_PORT, vip_address};
 use super::rules::{Row, Rules, Verdict};
 use super::scenario::{Room, Scenario};
 use crate::queue::Tick;
+use sluice_abi::SLOTS;
 use sluice_abi::flow::{Entry, idle_units, units};
 use sluice_abi::hash::{bucket_of, flow_hash4, flow_hash6, slot_of, vip_seed};
 use sluice_abi::layout::{Bucket, proto};
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::Slot;
-use sluice_abi::SLOTS;
 use sluice_core::l4::maglev::{Member, owners};
 use sluice_core::l4::slots::next_slots;
 
@@ -99,7 +99,8 @@ impl Model {
             *place = entry.0;
             return Some(false);
         }
-        let silent = bucket.iter_mut().filter(|e| !Entry(**e).confirmed()).max_by_key(|e| Entry(**e).age(now))?;
+        let silent =
+            bucket.iter_mut().filter(|e| !Entry(**e).confirmed()).max_by_key(|e| Entry(**e).age(now))?;
         *silent = entry.0;
         Some(true)
     }
@@ -143,18 +144,19 @@ impl Model {
     }
 
     fn to(&self, backend: u16, event: Option<Event>) -> Verdict {
-        if self.alive(backend) { Verdict::To { backend, event } } else { Verdict::Dropped(DropReason::NoBackend) }
+        if self.alive(backend) {
+            Verdict::To { backend, event }
+        } else {
+            Verdict::Dropped(DropReason::NoBackend)
+        }
     }
 }
 
 impl Rules for Model {
     fn publish(&mut self, rows: &[Row]) {
         let names: Vec<String> = rows.iter().map(|r| format!("node{}", r.id)).collect();
-        let members: Vec<Member<'_>> = rows
-            .iter()
-            .zip(&names)
-            .map(|(r, name)| Member { name, weight: r.share(), id: r.id })
-            .collect();
+        let members: Vec<Member<'_>> =
+            rows.iter().zip(&names).map(|(r, name)| Member { name, weight: r.share(), id: r.id }).collect();
         self.slots = next_slots(&self.slots, &owners(&members));
         self.rows = rows.to_vec();
     }

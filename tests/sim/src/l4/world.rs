@@ -347,7 +347,9 @@ impl World {
                 let tight = self.scenario.room == Room::Tight;
                 checks::drops_have_a_cause(&name, reason, &self.boxes[at].rows, tight)
             }
-            Verdict::Passed => checks::drops_have_a_cause(&name, DropReason::NoTable, &self.boxes[at].rows, false),
+            Verdict::Passed => {
+                checks::drops_have_a_cause(&name, DropReason::NoTable, &self.boxes[at].rows, false)
+            }
         }
     }
 
@@ -427,7 +429,11 @@ impl World {
         let excuses = flow.excuses;
         checks::flow_keeps_backend(name, checks::Forwarded { owner, went_to, rows, excuses })?;
         if owner != went_to {
-            self.counters.add(if excuses.any() { "flows_broken_excused" } else { "flows_lost_their_backend" });
+            self.counters.add(if excuses.any() {
+                "flows_broken_excused"
+            } else {
+                "flows_lost_their_backend"
+            });
             flow.owner = Some(went_to);
         } else if window {
             self.counters.add("packets_kept_in_window");

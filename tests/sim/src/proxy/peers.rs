@@ -73,7 +73,13 @@ impl Client {
     }
 
     /// Look at what came and go on.
-    pub fn turn(&mut self, net: &SimNet, members: &[SocketAddr], rng: &mut Rng, counts: &mut Counters) -> Check {
+    pub fn turn(
+        &mut self,
+        net: &SimNet,
+        members: &[SocketAddr],
+        rng: &mut Rng,
+        counts: &mut Counters,
+    ) -> Check {
         let mut events = Vec::new();
         self.io.wait(Duration::ZERO, &mut events).expect("the simulated wait does not fail");
         for event in events {
@@ -82,7 +88,9 @@ impl Client {
         let late: Vec<Sock> = self
             .connections
             .iter()
-            .filter(|(_, c)| net.now_us() - c.heard_us > PATIENCE_US && (c.http.waiting() > 0 || !c.connected))
+            .filter(|(_, c)| {
+                net.now_us() - c.heard_us > PATIENCE_US && (c.http.waiting() > 0 || !c.connected)
+            })
             .map(|(sock, _)| *sock)
             .collect();
         for sock in late {
@@ -256,7 +264,8 @@ impl Origin {
         for event in events {
             self.on(event, now_us, members, rng)?;
         }
-        let (due, later): (VecDeque<_>, VecDeque<_>) = self.late.drain(..).partition(|(at, _, _)| *at <= now_us);
+        let (due, later): (VecDeque<_>, VecDeque<_>) =
+            self.late.drain(..).partition(|(at, _, _)| *at <= now_us);
         self.late = later;
         for (_, sock, outgoing) in due {
             if let Some(side) = self.connections.get_mut(&sock) {
@@ -295,7 +304,10 @@ impl Origin {
                         one_fill_in_flight(&url, same.filter(|c| c.open.contains(&url)).count())?;
                     }
                     let at = now_us + rng.between(0, self.slowness_us);
-                    if let Some(side) = self.connections.get_mut(&sock) {
+                    // A HEAD fills nothing.
+                    if let Some(side) =
+                        self.connections.get_mut(&sock).filter(|_| reply.fetch.method == "GET")
+                    {
                         side.open.push(url.clone());
                     }
                     self.late.push_back((at, sock, Outgoing { bytes: reply.bytes, close: reply.close, url }));
@@ -323,5 +335,8 @@ pub fn one_fill_in_flight(url: &(String, String), others: usize) -> Check {
     if others == 0 {
         return Ok(());
     }
-    Err(Violation::new("one_fill_in_flight", format!("{url:?} is asked for while {others} answers are on their way")))
+    Err(Violation::new(
+        "one_fill_in_flight",
+        format!("{url:?} is asked for while {others} answers are on their way"),
+    ))
 }

@@ -225,11 +225,16 @@ impl World {
         let view = GroupView {
             own_name: self.name(node),
             members: if is_parent { vec![member(node)] } else { everyone.map(member).collect() },
-            parents: if is_parent || !self.plan.parent { Vec::new() } else { vec![member(self.plan.members)] },
+            parents: if is_parent || !self.plan.parent {
+                Vec::new()
+            } else {
+                vec![member(self.plan.members)]
+            },
             bounded_load_percent: 125,
             down: Vec::new(),
         };
-        let site = |host: String| Site { host, routes: Vec::new(), origin: "origin".into(), group: "g".into() };
+        let site =
+            |host: String| Site { host, routes: Vec::new(), origin: "origin".into(), group: "g".into() };
         let mut sites: Vec<Site> = (0..HOSTS).map(|h| site(format!("h{h}.test"))).collect();
         sites.extend((0..self.changed).map(|n| site(format!("new{n}.test"))));
         Apply {
@@ -293,7 +298,8 @@ impl World {
     /// Play to the end.
     pub fn play(mut self) -> (Check, Counters, Trace) {
         let outcome = self.run();
-        for (what, n) in [("requests", self.next_id), ("urls_fetched", self.origin.log.urls().count() as u64)] {
+        for (what, n) in [("requests", self.next_id), ("urls_fetched", self.origin.log.urls().count() as u64)]
+        {
             self.counters.add_n(what, n);
         }
         (outcome, self.counters, self.trace)
@@ -382,7 +388,11 @@ impl World {
             }
             Action::Calm => {
                 self.net.set_faults(Faults { refuse: 0, reset: 0, ..self.plan.faults.clone() });
-                self.counters.add(if self.plan.is_calm() { "runs_without_faults" } else { "runs_with_faults" });
+                self.counters.add(if self.plan.is_calm() {
+                    "runs_without_faults"
+                } else {
+                    "runs_with_faults"
+                });
             }
         }
     }
