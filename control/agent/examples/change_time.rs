@@ -36,7 +36,7 @@ fn sites(generation: u32) -> String {
     );
     for i in 0..SITES {
         let comma = if i == 0 { "" } else { "," };
-        let cache = i != 7 || generation % 2 == 0;
+        let cache = i != 7 || generation.is_multiple_of(2);
         let _ = write!(
             text,
             r#"{comma}{{"host":"s{i}.example","origin":"o","group":"g","routes":[{{"path":"/","cache":{cache}}}]}}"#
