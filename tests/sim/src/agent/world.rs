@@ -348,7 +348,7 @@ impl World {
         }
         if let Some(status) = status {
             checks::status_grows(state.name, &mut state.reported, &status)?;
-            if status.errors.iter().any(|e| e.item == "ledger") {
+            if status.errors.iter().any(|e| e.message.contains("commit ledger")) {
                 return self.ledger_poisoned(node);
             }
         }

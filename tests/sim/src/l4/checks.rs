@@ -104,7 +104,7 @@ pub fn shares_follow_weights(rows: &[Row], slots: &[Slot]) -> Check {
     let all = slots.len() as u64;
     for row in rows {
         let has = held.get(&row.id).copied().unwrap_or(0);
-        let wanted = if total == 0 { 0 } else { all * u64::from(row.share()) / total };
+        let wanted = (all * u64::from(row.share())).checked_div(total).unwrap_or(0);
         if has.abs_diff(wanted) > all / 100 || (row.share() == 0 && has > 0) {
             return Err(Violation::new(
                 "shares_follow_weights",
