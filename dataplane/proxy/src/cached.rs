@@ -84,6 +84,8 @@ pub(crate) struct Fill {
     pub(crate) strip: u64,
     /// Condition lines of a revalidation.
     pub(crate) conditions: Vec<u8>,
+    /// The upstream answered 304 for something else: asked again without conditions.
+    pub(crate) unconditional: bool,
     pub(crate) request_mono_ms: u64,
 }
 

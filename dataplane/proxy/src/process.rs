@@ -72,6 +72,9 @@ pub struct Args {
     /// A client connection without a request, ms.
     #[arg(long, value_name = "MS", default_value_t = Tuning::default().idle_ms)]
     pub idle_ms: u64,
+    /// A client connection without a request while draining, ms.
+    #[arg(long, value_name = "MS", default_value_t = Tuning::default().drain_idle_ms)]
+    pub drain_idle_ms: u64,
     /// TCP handshake with an upstream, ms.
     #[arg(long, value_name = "MS", default_value_t = Tuning::default().connect_ms)]
     pub connect_ms: u64,
@@ -176,6 +179,7 @@ fn options(args: &Args) -> Result<Options> {
             head_ms: args.head_ms,
             body_ms: args.body_ms,
             idle_ms: args.idle_ms,
+            drain_idle_ms: args.drain_idle_ms,
             connect_ms: args.connect_ms,
             response_ms: args.response_ms,
             ..Tuning::default()

@@ -179,13 +179,21 @@ impl Shared {
                 let (shared, mailbox, ended) = (self.clone(), mailboxes.of(index), ended.clone());
                 let cpu = self.options.pin.then(|| cpus[index % cpus.len()]);
                 std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                    let result = run_worker(&shared, index, cpu, mailbox);
+                    let result = reported(|| run_worker(&shared, index, cpu, mailbox));
                     // Nobody listens any more when the process is ending anyway.
                     let _ = ended.send((index, result));
                 })
             })
             .collect()
     }
+}
+
+/// A panic of a worker as the error that ends the process: its connections hang otherwise. (Where panics
+/// abort, as in release builds, it never gets here.)
+fn reported(work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    // Nothing of the worker is used after it, and what it shared keeps whole values only.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(io::Error::other("panicked (the message is above)")))
 }
 
 fn run_worker(
@@ -246,5 +254,17 @@ fn run_worker(
             worker.io().wait(Duration::ZERO, &mut events)?;
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_a_worker_is_an_error_and_an_end_is_none() {
+        assert!(reported(|| Ok(())).is_ok());
+        let error = reported(|| panic!("a worker's invariant")).unwrap_err();
+        assert!(error.to_string().contains("panicked"));
     }
 }

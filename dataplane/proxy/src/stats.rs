@@ -84,6 +84,8 @@ counts! {
         revalidations,
         /// Of those, answered 304.
         revalidated,
+        /// Of those, answered by a 304 for another response: fetched again without conditions.
+        revalidations_mismatched,
         /// Requests sent to origins.
         origin_requests,
         /// Requests sent to parents.

@@ -62,6 +62,31 @@ fn a_stale_response_is_validated_and_served_again() {
 }
 
 #[test]
+fn a_304_for_something_else_is_followed_by_a_fetch_without_conditions() {
+    let origin = Origin::new(|seen, stream| {
+        let mismatched = b"HTTP/1.1 304 Not Modified\r\nETag: \"other\"\r\n\r\n";
+        match (seen.target.as_str(), seen.field("if-none-match")) {
+            (_, Some(_)) => stream.write_all(mismatched).unwrap(),
+            ("/broken", None) if seen.connection > 0 => stream.write_all(mismatched).unwrap(),
+            (_, None) => {
+                let body = if seen.connection == 0 { "old" } else { "new" };
+                respond(stream, "200 OK", "Cache-Control: max-age=0\r\nETag: \"v1\"\r\n", body.as_bytes());
+            }
+        }
+        true
+    });
+    let proxy = Proxy::to(&origin, &["--workers", "1"]);
+    assert_eq!((proxy.get("/").text().as_str(), proxy.get("/broken").text().as_str()), ("old", "old"));
+    let again = proxy.get("/");
+    assert_eq!((again.status, again.text().as_str()), (200, "new"));
+    assert_eq!((origin.count(), proxy.counter("revalidations_mismatched")), (4, 1));
+    // One that answers 304 to a request without conditions has no answer.
+    assert_eq!(proxy.get("/broken").status, 502);
+    assert_eq!(origin.count(), 6);
+    assert_eq!(proxy.get("/").status, 200, "others are not concerned");
+}
+
+#[test]
 fn variants_are_kept_apart() {
     let origin = Origin::new(|seen, stream| {
         let body = seen.field("accept-language").unwrap_or("none").to_owned();

@@ -147,7 +147,8 @@ impl Admin {
             None => None,
         };
         published.table.apply(change).map_err(|e| (e.field, e.message))?;
-        if group.is_some() || change.full {
+        // Absent means unchanged, in a full change too.
+        if group.is_some() {
             published.set_group(group);
         }
         published.publish(change.revision);

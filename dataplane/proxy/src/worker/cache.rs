@@ -124,6 +124,7 @@ impl<I: Io> Worker<I> {
             site: SitePolicy { cache: matched.cache, default_ttl_ms: matched.default_ttl_ms },
             strip: FILL_STRIP,
             conditions,
+            unconditional: false,
             request_mono_ms: self.ctx.now.ms(),
         }
     }

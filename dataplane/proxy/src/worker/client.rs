@@ -308,8 +308,7 @@ impl<I: Io> Worker<I> {
 
     /// Called when a touched client's output was handed over: closes or sets the time it may take.
     pub(super) fn client_rest(&mut self, sock: Sock) {
-        let (now_ms, tuning) = (self.ctx.now.ms(), &self.ctx.tuning);
-        let idle_ms = if self.ctx.mode == Mode::Serving { tuning.idle_ms } else { tuning.drain_idle_ms };
+        let (now_ms, idle_ms, tuning) = (self.ctx.now.ms(), self.idle_ms(), &self.ctx.tuning);
         let Some(client) = self.table.client(sock) else { return };
         if client.out.sending {
             return;

@@ -29,6 +29,10 @@ impl<I: Io> Worker<I> {
         let Some(writer) = fill.writer.take() else { return true };
         let stale = fill.stale.clone();
         match stale {
+            Some(_) if head.status == 304 && fill.unconditional => {
+                self.fetch_again(id, writer);
+                return false;
+            }
             Some(stale) if head.status == 304 => return self.freshen(id, writer, &stale, head, bytes),
             Some(stale) if fill.stale_if_error && matches!(head.status, 500 | 502..=504) => {
                 writer.serve_stale();
@@ -112,9 +116,7 @@ impl<I: Io> Worker<I> {
         let response = head.fields(bytes);
         let stored = StoredHead(stale.head());
         if not_modified_matches(&stored, &response) == NotModified::Other {
-            // It validates something else: dropping the writer lets a reader fetch anew; so do we.
-            drop(writer);
-            self.fail_exchange(id, 502, "validator_mismatch");
+            self.fetch_again(id, writer);
             return false;
         }
         self.ctx.stats.counters.revalidated.add(1);
@@ -154,6 +156,32 @@ impl<I: Io> Worker<I> {
         };
         self.detach_with(id, object, Why::Revalidated);
         true
+    }
+
+    /// A 304 validates something that is not stored here: asks the same place again without conditions
+    /// (RFC 9111 section 4.3.4 lets no stored response be used), once.
+    fn fetch_again(&mut self, id: ExchangeId, writer: FillWriter) {
+        self.ctx.stats.counters.revalidations_mismatched.add(1);
+        let exchange = self.exchanges.get(id);
+        let (current, upstream) = (exchange.current, std::mem::replace(&mut exchange.upstream, Sock::NONE));
+        let Some(fill) = &mut exchange.fill else { return };
+        fill.writer = Some(writer);
+        let repeated = std::mem::replace(&mut fill.unconditional, true);
+        fill.conditions.clear();
+        exchange.stage = Stage::Unsent;
+        // The 304 may not be all that is on its way: the connection is not used again.
+        self.close_upstream(upstream);
+        match current {
+            Some(candidate) if !repeated => {
+                if self.connect(id, candidate, true).is_err() {
+                    self.try_next(id);
+                }
+            }
+            _ => {
+                self.ctx.stats.refused.upstream_failed.add(1);
+                self.fail_exchange(id, 502, "validator_mismatch");
+            }
+        }
     }
 
     /// Answers the exchange's client from an object and lets the exchange end alone.

@@ -121,7 +121,12 @@ impl<I: Io> Worker<I> {
     }
 
     /// Takes a pooled connection (if `pooled`) or opens one.
-    fn connect(&mut self, id: ExchangeId, candidate: Candidate, pooled: bool) -> Result<(), Refusal> {
+    pub(super) fn connect(
+        &mut self,
+        id: ExchangeId,
+        candidate: Candidate,
+        pooled: bool,
+    ) -> Result<(), Refusal> {
         let target_id = self.targets.id(candidate.addr);
         let target = self.targets.get(target_id);
         if pooled && let Some(sock) = target.idle.pop() {
@@ -360,7 +365,7 @@ impl<I: Io> Worker<I> {
 }
 
 /// Why no connection was made.
-enum Refusal {
+pub(super) enum Refusal {
     Full,
     Failed,
 }

@@ -11,6 +11,8 @@ mod fill;
 mod forward;
 mod response;
 mod router;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use crate::answer::CacheStatus;
@@ -413,13 +415,21 @@ impl<I: Io> Worker<I> {
                 self.io.stop_accept(listener);
             }
         }
-        if mode != Mode::Serving {
-            let idle: Vec<Sock> =
-                self.table.clients().filter(|(_, c)| c.is_idle()).map(|(sock, _)| sock).collect();
-            // A client that is about to send is answered with `Connection: close`; the others get our FIN.
-            for sock in idle {
-                self.deadline(sock, now.ms() + self.ctx.tuning.drain_idle_ms);
-            }
+        let idle: Vec<Sock> =
+            self.table.clients().filter(|(_, c)| c.is_idle()).map(|(sock, _)| sock).collect();
+        // A client that is about to send is answered with `Connection: close`; the others get our FIN. One
+        // that was not told yet when the drain is taken back has its idle time again.
+        let idle_ms = self.idle_ms();
+        for sock in idle {
+            self.deadline(sock, now.ms() + idle_ms);
+        }
+    }
+
+    /// How long a client may stay without a request.
+    fn idle_ms(&self) -> u64 {
+        match self.ctx.mode {
+            Mode::Serving => self.ctx.tuning.idle_ms,
+            Mode::Draining | Mode::Leaving => self.ctx.tuning.drain_idle_ms,
         }
     }
 
