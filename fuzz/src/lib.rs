@@ -8,12 +8,14 @@
 mod cache;
 mod chunked;
 mod control;
+mod frame;
 mod request;
 mod response;
 
 pub use cache::cache_fields;
 pub use chunked::http1_chunked;
 pub use control::{placement, proxy_admin};
+pub use frame::frame;
 pub use request::http1_request;
 pub use response::http1_response;
 

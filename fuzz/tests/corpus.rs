@@ -45,3 +45,8 @@ fn proxy_admin() {
 fn cache_fields() {
     run("cache_fields", sluice_fuzz::cache_fields);
 }
+
+#[test]
+fn frame() {
+    run("frame", sluice_fuzz::frame);
+}

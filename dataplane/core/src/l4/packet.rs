@@ -14,6 +14,8 @@ use sluice_abi::sum;
 use std::collections::BTreeMap;
 
 const ETH: usize = 14;
+/// Of the fuzzed backend's link.
+const MTU: usize = 1500;
 
 /// What the maps hold.
 #[derive(Clone, Debug, Default)]
@@ -76,11 +78,12 @@ pub fn decide(tables: &Tables, flows: &mut FlowTable, now: u64, frame: &[u8]) ->
     }
 }
 
-/// Any bytes as a frame over empty and over small tables: for fuzzing, must not panic.
+/// Any bytes as a frame over empty and over small tables: for fuzzing. Panics when an answer breaks what holds
+/// for every frame, see [`hold`].
 pub fn fuzz_frame(bytes: &[u8]) {
     let mut flows = FlowTable::new(4, 2);
     let mut tables = Tables::default();
-    decide(&tables, &mut flows, 0, bytes);
+    assert_eq!(decide(&tables, &mut flows, 0, bytes), Verdict::Pass, "no VIP, nothing to decide");
     // The VIP is whatever the bytes are sent to, so that the deeper paths are reached.
     let key = |at: usize, n: usize| -> Option<&[u8]> { bytes.get(at..at + n) };
     let vip = VipValue { id: 1, mode: bytes.last().copied().unwrap_or(0) % 4, ..VipValue::default() };
@@ -100,10 +103,44 @@ pub fn fuzz_frame(bytes: &[u8]) {
             .vips6
             .insert(VipKey6 { addr, port_be: u16::from_ne_bytes([port[0], port[1]]), proto, pad: 0 }, vip);
     }
+    // With and without an IPv4 address, so that IPv4 also goes into IPv6.
+    let flags = if bytes.len() % 2 == 0 { 0x1f } else { 0x1f & !backend_flag::HAS_V4 };
     tables.slots.insert(1, vec![Slot::new(1, 2); sluice_abi::SLOTS as usize]);
-    tables.backends.insert(1, BackendValue { flags: 0x1f, mtu: 1500, ..BackendValue::default() });
-    decide(&tables, &mut flows, 0, bytes);
-    decide(&tables, &mut flows, 9, bytes);
+    tables.backends.insert(1, BackendValue { flags, mtu: MTU as u16, ..BackendValue::default() });
+    hold(bytes, &decide(&tables, &mut flows, 0, bytes));
+    hold(bytes, &decide(&tables, &mut flows, 9, bytes));
+}
+
+/// What holds for every frame that is sent: it is the one that came with one hop taken off, behind nothing or
+/// behind one outer header whose length and checksum are right.
+fn hold(bytes: &[u8], verdict: &Verdict) {
+    let Verdict::Transmit(out) = verdict else {
+        assert!(!matches!(verdict, Verdict::Redirect(..)), "there is one interface");
+        return;
+    };
+    let overhead = out.len() - bytes.len();
+    let inner = &out[ETH + overhead..];
+    let v6 = be16(bytes, 12) == 0x86dd;
+    let hops = if v6 { 7 } else { 8 };
+    assert_eq!(inner[hops] + 1, bytes[ETH + hops], "hops");
+    for at in (0..inner.len()).filter(|&at| at != hops && (v6 || !(10..12).contains(&at))) {
+        assert_eq!(inner[at], bytes[ETH + at], "byte {at} of the packet");
+    }
+    let words = |ip: &[u8], n: usize| -> u32 { (0..n).map(|i| u32::from(le16(ip, 2 * i))).sum() };
+    let ip_len = if v6 { 40 + usize::from(be16(inner, 4)) } else { usize::from(be16(inner, 2)) };
+    assert!(ip_len <= inner.len() && ip_len + overhead <= MTU, "{ip_len} bytes, {overhead} before");
+    // A right checksum stays right, and a wrong one as wrong as it was.
+    assert!(v6 || words(inner, 10) % 0xffff == words(&bytes[ETH..], 10) % 0xffff, "inner checksum");
+    let outer = &out[ETH..];
+    match overhead {
+        0 => {}
+        20 => {
+            assert_eq!(usize::from(be16(outer, 2)), ip_len + 20);
+            assert_eq!(sum::fold(words(outer, 10)), 0xffff, "outer checksum");
+        }
+        40 => assert_eq!(usize::from(be16(outer, 4)), ip_len),
+        other => panic!("{other} bytes before the packet"),
+    }
 }
 
 fn be16(b: &[u8], at: usize) -> u16 {

@@ -172,8 +172,10 @@ fn check_counts(row: &l4::Row, before: &Counters, after: &Counters) {
 fn balancer() {
     let rows = l4::table();
     if let Some(dir) = std::env::var_os("SLUICE_FRAMES") {
-        for (n, row) in rows.iter().enumerate() {
-            std::fs::write(std::path::Path::new(&dir).join(format!("{n:03}")), &row.frame).unwrap();
+        for row in &rows {
+            let name: String =
+                row.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+            std::fs::write(std::path::Path::new(&dir).join(name), &row.frame).unwrap();
         }
     }
     if !root() {

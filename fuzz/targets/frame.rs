@@ -1,0 +1,4 @@
+//! See [`sluice_fuzz::frame`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sluice_fuzz::frame(data));
