@@ -613,8 +613,14 @@ impl World {
             }
         };
         self.note(format_args!("{} drain {request:?} {on}", NODES[node]));
-        let mut acknowledged = false;
-        self.with(node, |engine| acknowledged = engine.drain(&request, on).is_ok())?;
+        let (mut acknowledged, mut poisoned) = (false, false);
+        self.with(node, |engine| match engine.drain(&request, on) {
+            Ok(_) => acknowledged = true,
+            Err(error) => poisoned = format!("{error:?}").contains("commit ledger"),
+        })?;
+        if poisoned && self.nodes[node].engine.is_some() {
+            self.ledger_poisoned(node)?;
+        }
         // An answer from an agent that died in the call never reached the operator.
         if acknowledged && self.nodes[node].engine.is_some() {
             self.counters.add("drains_acknowledged");
