@@ -104,7 +104,7 @@ pub fn fuzz_frame(bytes: &[u8]) {
             .insert(VipKey6 { addr, port_be: u16::from_ne_bytes([port[0], port[1]]), proto, pad: 0 }, vip);
     }
     // With and without an IPv4 address, so that IPv4 also goes into IPv6.
-    let flags = if bytes.len() % 2 == 0 { 0x1f } else { 0x1f & !backend_flag::HAS_V4 };
+    let flags = if bytes.len().is_multiple_of(2) { 0x1f } else { 0x1f & !backend_flag::HAS_V4 };
     tables.slots.insert(1, vec![Slot::new(1, 2); sluice_abi::SLOTS as usize]);
     tables.backends.insert(1, BackendValue { flags, mtu: MTU as u16, ..BackendValue::default() });
     hold(bytes, &decide(&tables, &mut flows, 0, bytes));
