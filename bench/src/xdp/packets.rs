@@ -29,6 +29,8 @@ pub struct Packet {
     pub flows: u32,
     /// Flows are new ones.
     pub syn: bool,
+    /// It is for a VIP.
+    pub to_vip: bool,
 }
 
 fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
@@ -84,12 +86,19 @@ fn udp() -> Vec<u8> {
 /// All rows.
 pub fn packets() -> Vec<Packet> {
     let ack = ipv4(VIP4, 6, &tcp(TCP_ACK));
-    let row = |name, frame: &[u8], v6, flows| Packet { name, frame: frame.to_vec(), v6, flows, syn: false };
+    let row = |name, frame: &[u8], v6, flows| Packet {
+        name,
+        frame: frame.to_vec(),
+        v6,
+        flows,
+        syn: false,
+        to_vip: true,
+    };
     let v6 = ipv6(6, &tcp(TCP_ACK));
     let datagram = ipv4(VIP4, 17, &udp());
     vec![
-        row("not IP, passed", &ethernet(0x0806, &[0; 50]), false, 1),
-        row("not a VIP, passed", &ipv4(OTHER4, 6, &tcp(TCP_ACK)), false, 1),
+        Packet { to_vip: false, ..row("not IP, passed", &ethernet(0x0806, &[0; 50]), false, 1) },
+        Packet { to_vip: false, ..row("not a VIP, passed", &ipv4(OTHER4, 6, &tcp(TCP_ACK)), false, 1) },
         row("v4 TCP, 1 flow", &ack, false, 1),
         row("v4 TCP, 1k flows", &ack, false, 1 << 10),
         row("v4 TCP, 64k flows", &ack, false, 1 << 16),

@@ -1,7 +1,7 @@
 //! Rounds and rows.
 
 use super::packets::{Packet, packets};
-use super::subject::Subject;
+use super::subject::{Does, Subject};
 use super::{katran, ours};
 use crate::suite::row::{Better, Case, Row};
 use anyhow::{Context as _, Result, bail};
@@ -35,8 +35,6 @@ const LRU: &str = "floor: kernel LRU";
 const PARSE: &str = "floor: parse only";
 /// Room for the flows of every row but the 16M one, which evicts.
 const LRU_ENTRIES: u32 = 2 << 20;
-/// XDP_ABORTED.
-const ABORTED: u32 = 0;
 
 fn tcp4(p: &Packet) -> bool {
     p.name.starts_with("v4 TCP")
@@ -45,25 +43,25 @@ fn tcp4(p: &Packet) -> bool {
 fn subjects(options: &Options) -> Result<Vec<Subject>> {
     let all: fn(&Packet) -> bool = |_| true;
     let mut subjects = vec![
-        Subject::floor("null", "floor_null", 1, all)?,
-        Subject::floor(PARSE, "floor_parse", 1, |p| p.name == "v4 TCP, 1 flow")?,
-        Subject::floor(RING, "floor_ring", 1, tcp4)?,
-        Subject::floor(LRU, "floor_lru", LRU_ENTRIES, tcp4)?,
+        Subject::floor("null", "floor_null", 1, all, Does::send)?,
+        Subject::floor(PARSE, "floor_parse", 1, |p| p.name == "v4 TCP, 1 flow", Does::send)?,
+        Subject::floor(RING, "floor_ring", 1, tcp4, Does::send)?,
+        Subject::floor(LRU, "floor_lru", LRU_ENTRIES, tcp4, Does::send)?,
     ];
     let steady = ours::balancer(false)?;
     let fd = steady.program()?.fd()?.try_clone()?;
-    subjects.push(Subject::program(SLUICE, &fd, Box::new(steady), all)?);
+    subjects.push(Subject::program(SLUICE, &fd, Box::new(steady), all, Does::balance)?);
     let window = ours::balancer(true)?;
     let fd = window.program()?.fd()?.try_clone()?;
     let during: fn(&Packet) -> bool = |p| p.name.starts_with("v4 TCP,") && p.flows != 1 << 10;
-    subjects.push(Subject::program("sluice, window open", &fd, Box::new(window), during)?);
+    subjects.push(Subject::program("sluice, window open", &fd, Box::new(window), during, Does::balance)?);
     if let Some(path) = &options.katran {
         let (fd, keep) = katran::load(path, options.cpu)?;
-        subjects.push(Subject::program(KATRAN, &fd, keep, all)?);
+        subjects.push(Subject::program(KATRAN, &fd, keep, all, Does::balance)?);
     }
     if let Some(path) = &options.katran_norate {
         let (fd, keep) = katran::load(path, options.cpu)?;
-        subjects.push(Subject::program(KATRAN_NORATE, &fd, keep, |p| p.syn)?);
+        subjects.push(Subject::program(KATRAN_NORATE, &fd, keep, |p| p.syn, Does::balance)?);
     }
     Ok(subjects)
 }
@@ -98,12 +96,24 @@ fn measure(subjects: &mut [Subject], packet: &Packet, options: &Options) -> Resu
     for subject in &mut taking {
         subject.prepare(packet)?;
         let answer = subject.run(packet, 1)?;
-        if answer.verdict == ABORTED {
-            bail!("{} aborted in row {}", subject.name, packet.name);
+        let does = (subject.does)(packet);
+        let length = packet.frame.len() as u32 + does.grows;
+        if (answer.verdict, answer.length) != (does.verdict, length) {
+            bail!(
+                "{} in row {}: verdict {} and {} bytes, verdict {} and {length} bytes expected",
+                subject.name,
+                packet.name,
+                answer.verdict,
+                answer.length,
+                does.verdict,
+            );
         }
         // Every flow of the row is seen twice before it counts, but for the row of ever new flows.
         let warm = (packet.flows * 2).clamp(200_000, 4 << 20);
-        subject.run(packet, warm)?;
+        let warm = subject.run(packet, warm)?;
+        if warm.verdict != does.verdict {
+            bail!("{} in row {}: verdict {} once warm", subject.name, packet.name, warm.verdict);
+        }
     }
     for _ in 0..options.rounds {
         let null = taking[0].run(packet, options.repeat)?.ns;

@@ -14,12 +14,42 @@ const STRIDE: u32 = 0x9e37_79b1;
 /// Room for the frame after encapsulation.
 const ROOM: usize = 2048;
 
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+
+/// What a subject must do with a row, lest one be measured that does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Does {
+    /// XDP verdict.
+    pub verdict: u32,
+    /// Bytes put before the packet.
+    pub grows: u32,
+}
+
+impl Does {
+    /// Sends it as it is long: the floors.
+    pub fn send(_packet: &Packet) -> Does {
+        Does { verdict: XDP_TX, grows: 0 }
+    }
+
+    /// Encapsulates what is for a VIP and passes up the rest: the balancers.
+    pub fn balance(packet: &Packet) -> Does {
+        match (packet.to_vip, packet.v6) {
+            (false, _) => Does { verdict: XDP_PASS, grows: 0 },
+            (true, false) => Does { verdict: XDP_TX, grows: 20 },
+            (true, true) => Does { verdict: XDP_TX, grows: 40 },
+        }
+    }
+}
+
 /// A program ready to be measured.
 pub struct Subject {
     /// Name in the rows.
     pub name: String,
     /// Rows it takes part in.
     pub takes: fn(&Packet) -> bool,
+    /// What it must do with a row.
+    pub does: fn(&Packet) -> Does,
     harness: Ebpf,
     plan: Array<MapData, [u8; PLAN]>,
     _targets: ProgramArray<MapData>,
@@ -44,13 +74,14 @@ impl Subject {
         program: &'static str,
         lru_entries: u32,
         takes: fn(&Packet) -> bool,
+        does: fn(&Packet) -> Does,
     ) -> Result<Self> {
         let mut harness = load(lru_entries)?;
         let target = xdp(&mut harness, program)?;
         target.load().with_context(|| format!("load {program}"))?;
         let fd = target.fd()?.try_clone()?;
         fill_ring(&mut harness)?;
-        Self::assemble(name, harness, &fd, Box::new(()), takes)
+        Self::assemble(name, harness, &fd, Box::new(()), takes, does)
     }
 
     /// Any loaded program; `keep` holds its maps.
@@ -59,8 +90,9 @@ impl Subject {
         fd: &ProgramFd,
         keep: Box<dyn Any>,
         takes: fn(&Packet) -> bool,
+        does: fn(&Packet) -> Does,
     ) -> Result<Self> {
-        Self::assemble(name, load(1)?, fd, keep, takes)
+        Self::assemble(name, load(1)?, fd, keep, takes, does)
     }
 
     fn assemble(
@@ -69,12 +101,13 @@ impl Subject {
         target: &ProgramFd,
         keep: Box<dyn Any>,
         takes: fn(&Packet) -> bool,
+        does: fn(&Packet) -> Does,
     ) -> Result<Self> {
         xdp(&mut harness, "harness")?.load().context("load the harness")?;
         let mut targets = ProgramArray::try_from(harness.take_map("TARGET").context("no map TARGET")?)?;
         targets.set(0, target, 0).context("put the program behind the harness")?;
         let plan = Array::try_from(harness.take_map("PLAN").context("no map PLAN")?)?;
-        Ok(Subject { name: name.to_owned(), takes, harness, plan, _targets: targets, _keep: keep })
+        Ok(Subject { name: name.to_owned(), takes, does, harness, plan, _targets: targets, _keep: keep })
     }
 
     /// Sets the row.
