@@ -24,16 +24,28 @@ case "${CARGO_TARGET_DIR:-}" in
     /*) target=$CARGO_TARGET_DIR/bpf ;;
     *) target=$(pwd)/$CARGO_TARGET_DIR/bpf ;;
 esac
+# Symbol names carry a hash of the path of every crate outside the workspace, which no flag remaps. So the tree is
+# built where it always is: bind-mounted on one path in a mount namespace that ends with the build.
+top=$(cd .. && pwd)
+place=/tmp/sluice-ebpf-tree
+own=-m
+[ "$(id -u)" = 0 ] || own=-rm
+mkdir -p "$place"
+unshare $own true 2>/dev/null || missing "no mount namespace can be made here (unshare $own)"
+
 # misaligned: packet headers are read at any offset, as every JIT allows. Paths are remapped so that the objects
 # do not depend on where the tree, the registry or the toolchain lies.
 flags="-Ctarget-cpu=v3 -Ctarget-feature=+allows-misaligned-mem-access -Cdebuginfo=2 -Clink-arg=--btf"
-flags="$flags --remap-path-prefix=$(pwd)=/sluice --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+flags="$flags --remap-path-prefix=$place/ebpf=/sluice --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 flags="$flags --remap-path-prefix=$sysroot=/rust"
-(
-    cd xdp
-    RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS="$(printf '%s' "$flags" | tr ' ' '\037')" \
-        cargo build --quiet --release --locked --target bpfel-unknown-none -Z build-std=core --target-dir "$target"
-)
+flags=$(printf '%s' "$flags" | tr ' ' '\037')
+unshare $own sh -euc '
+    mount --bind "$1" "$2"
+    cd "$2/ebpf/xdp"
+    RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS="$3" \
+        cargo build --quiet --release --locked --target bpfel-unknown-none -Z build-std=core --target-dir "$4"
+' build "$top" "$place" "$flags" "$target"
+rmdir "$place" 2>/dev/null || true
 
 differ=0
 for program in l4 node bench; do
