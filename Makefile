@@ -15,8 +15,10 @@ help: ## list the targets
 setup: ## install what is missing to build and run (Debian packages, by name in scripts/packages)
 	@scripts/setup.sh run
 
-build: setup ## build every program, optimised
-	$(CARGO) build --release --locked --bins
+BINS := sluice sluice-agent sluice-proxy sluice-load sluice-origin
+
+build: setup ## build the programs, optimised
+	$(CARGO) build --release --locked $(addprefix --bin ,$(BINS))
 
 run: build ## start the lab: an appliance in network namespaces serving real traffic (ARGS="--duration 20")
 	@target/release/sluice lab $(ARGS)
