@@ -391,13 +391,10 @@ impl Uring {
         if !more {
             slot.recv = None;
         }
-        let open = slot.state == State::Open;
+        let (open, wanted) = (slot.state == State::Open, slot.recv_wanted);
         if result > 0 {
             let id = cqueue::buffer_select(flags).expect("a receive from a buffer ring names its buffer");
-            let ring = match group {
-                BufGroup::Small => &mut self.small,
-                BufGroup::Large => &mut self.large,
-            };
+            let ring = self.pool(group);
             ring.out += 1;
             let buf = RecvBuf { group: group as u8, id, len: result as u32 };
             if open {
@@ -410,27 +407,25 @@ impl Uring {
             return;
         }
         match -result {
-            errno if errno < 0 => {
-                // The kernel ended the multishot with data in hand (its own limits): go on if wanted.
-                if slot.recv_wanted {
-                    self.arm_recv(sock.index, group);
-                } else {
-                    events.push(Event::RecvIdle { sock, starved: false });
-                }
-            }
-            libc::ENOBUFS => {
-                self.counts.buffers_exhausted += 1;
-                slot.recv_wanted = false;
-                events.push(Event::RecvIdle { sock, starved: true });
-            }
-            libc::ECANCELED => {
-                slot.recv_wanted = false;
-                events.push(Event::RecvIdle { sock, starved: false });
-            }
+            // The kernel ended the multishot with data in hand (its own limits): go on if wanted.
+            errno if errno < 0 && wanted => self.arm_recv(sock.index, group),
+            errno if errno < 0 => events.push(Event::RecvIdle { sock, starved: false }),
             errno => {
-                slot.recv_wanted = false;
-                events.push(Event::Eof { sock, errno });
+                self.slots[sock.index as usize].recv_wanted = false;
+                events.push(match errno {
+                    libc::ENOBUFS => Event::RecvIdle { sock, starved: true },
+                    libc::ECANCELED => Event::RecvIdle { sock, starved: false },
+                    errno => Event::Eof { sock, errno },
+                });
+                self.counts.buffers_exhausted += u64::from(errno == libc::ENOBUFS);
             }
+        }
+    }
+
+    fn pool(&mut self, group: BufGroup) -> &mut BufRing {
+        match group {
+            BufGroup::Small => &mut self.small,
+            BufGroup::Large => &mut self.large,
         }
     }
 
@@ -458,15 +453,20 @@ impl Uring {
 
     fn shut(&mut self, sock: Sock, reset: bool) {
         let Some(slot) = self.open(sock) else { return };
-        let (fd, busy) = (slot.fd, slot.pending > 0);
+        let (fd, pending, receiving) = (slot.fd, slot.pending, slot.recv.is_some());
         slot.state = State::Closing;
         slot.recv_wanted = false;
         slot.fd = -1;
         if reset {
             sys::linger_zero(fd);
         }
-        if busy {
-            let cancel = opcode::AsyncCancel2::new(CancelBuilder::fd(Fd(fd)).all()).build();
+        if pending > 0 {
+            // By its data the kernel finds one operation in one bucket; by descriptor it walks them all.
+            let which = match (pending, receiving) {
+                (1, true) => CancelBuilder::user_data(user_data(Op::Recv, sock)),
+                _ => CancelBuilder::fd(Fd(fd)).all(),
+            };
+            let cancel = opcode::AsyncCancel2::new(which).build();
             self.push(cancel.flags(squeue::Flags::SKIP_SUCCESS).user_data(user_data(Op::Ignore, sock)));
         }
         let close = opcode::Close::new(Fd(fd)).build();
@@ -541,8 +541,9 @@ impl Io for Uring {
 
     fn shutdown_write(&mut self, sock: Sock) {
         let Some(slot) = self.open(sock) else { return };
-        let entry = opcode::Shutdown::new(Fd(slot.fd), libc::SHUT_WR).build();
-        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(user_data(Op::Ignore, sock)));
+        // Not through the ring: the kernel runs that operation on a thread of its own and looks the descriptor
+        // up there, by when it may be closed and be another connection's. It never blocks anyway.
+        sys::shutdown_write(slot.fd);
     }
 
     fn close(&mut self, sock: Sock) {

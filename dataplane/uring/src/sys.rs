@@ -140,6 +140,12 @@ pub(crate) fn linger_zero(fd: RawFd) {
     unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const linger).cast(), len) };
 }
 
+/// Sends FIN.
+pub(crate) fn shutdown_write(fd: RawFd) {
+    // SAFETY: no pointers. It fails only when the connection is gone already.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
 pub(crate) fn set_nonblocking(fd: RawFd, on: bool) {
     let flags = if on { libc::O_RDWR | libc::O_NONBLOCK } else { libc::O_RDWR };
     // SAFETY: no pointers; a socket has no other status flags that matter here.

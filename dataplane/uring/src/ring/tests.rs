@@ -143,6 +143,21 @@ fn a_stopped_listener_accepts_no_more_and_a_handle_of_the_past_does_nothing() {
 }
 
 #[test]
+fn a_fin_goes_before_the_descriptor_can_be_another_connections() {
+    let mut ring = Uring::new(&Options::default()).unwrap();
+    let (_, addr) = listener(&mut ring);
+    let mut stream = TcpStream::connect(addr).unwrap();
+    run(&mut ring, |ring, event| {
+        let Event::Accepted { sock, .. } = event else { return false };
+        ring.shutdown_write(sock);
+        true
+    });
+    // Nothing was handed to the kernel since: a FIN that was only queued would not come.
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn a_wake_from_another_thread_ends_the_wait() {
     let mut ring = Uring::new(&Options::default()).unwrap();
     let waker = ring.waker();
