@@ -174,6 +174,21 @@ pub struct Stats {
     /// Time from a request's last head byte to its response's first byte, microseconds, by percentile name
     /// (`p50`, `p90`, `p99`, `p999`, `max`).
     pub latency_us: BTreeMap<String, u64>,
+    /// Sites with the most requests, most first; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub top_sites: Vec<SiteCount>,
+}
+
+/// What one site was asked since it was added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SiteCount {
+    /// As in the site row.
+    pub host: String,
+    /// Requests routed to it.
+    pub requests: u64,
+    /// Of those, answered from the store without asking anyone.
+    pub hits: u64,
 }
 
 /// JSON keys are text. Inside a tagged enum ([`Answer`]) serde hands them over as such, not as numbers.

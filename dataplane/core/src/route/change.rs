@@ -134,6 +134,23 @@ impl RouteTable {
         guard.as_ref().inspect(|row| row.state.generation.store(generation, Ordering::Relaxed)).is_some()
     }
 
+    /// The `n` rows with the most requests, most first (by name where equal): host and counters. Walks all
+    /// rows.
+    pub fn busiest(&self, n: usize) -> Vec<(String, Arc<super::RowCounters>)> {
+        let rows = self.lock().rows;
+        let counted = |number| {
+            let row = self.rows.load(number);
+            let row = row.as_ref()?;
+            let counters = row.state.counters.get()?.clone();
+            let requests = counters.requests.load(Ordering::Relaxed);
+            Some((std::cmp::Reverse(requests), row.name().to_vec(), counters))
+        };
+        let mut all: Vec<_> = (0..rows).filter_map(counted).collect();
+        all.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        all.truncate(n);
+        all.into_iter().map(|(_, name, c)| (String::from_utf8_lossy(&name).into_owned(), c)).collect()
+    }
+
     /// Rows, origins, bytes.
     pub fn stats(&self) -> TableStats {
         let writer = self.lock();

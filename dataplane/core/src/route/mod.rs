@@ -118,10 +118,15 @@ impl RouteTable {
 
     /// Adds to the counters of a matched row without taking a handle of them.
     pub fn count(&self, of: &RouteMatch, hit: bool, bytes_out: u64) {
+        self.count_many(of, 1, u64::from(hit), bytes_out);
+    }
+
+    /// As [`RouteTable::count`], for what a worker collected before it touches counters that all share.
+    pub fn count_many(&self, of: &RouteMatch, requests: u64, hits: u64, bytes_out: u64) {
         self.with_row(of, |row| {
             let counters = row.state.counters.get_or_init(Arc::default);
-            counters.requests.fetch_add(1, Ordering::Relaxed);
-            counters.hits.fetch_add(u64::from(hit), Ordering::Relaxed);
+            counters.requests.fetch_add(requests, Ordering::Relaxed);
+            counters.hits.fetch_add(hits, Ordering::Relaxed);
             counters.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
         });
     }
