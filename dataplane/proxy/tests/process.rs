@@ -244,6 +244,26 @@ fn a_group_fetches_each_url_once_and_goes_on_when_a_member_dies() {
 }
 
 #[test]
+fn the_busiest_sites_are_named_with_their_counts() {
+    let origin = Origin::fixed("Cache-Control: max-age=60\r\n");
+    let proxy = Proxy::start(&["--workers", "2", "--no-pin", "--cache", "4M"]);
+    let change = json!({"op": "apply", "revision": 1,
+        "origins": [{"name": "o", "addresses": [origin.addr.to_string()]}],
+        "sites": [{"host": "a.example", "origin": "o", "group": "g"},
+                  {"host": "b.example", "origin": "o", "group": "g"},
+                  {"host": "quiet.example", "origin": "o", "group": "g"}]});
+    assert!(proxy.admin(&change)["ok"].is_object());
+    let mut client = proxy.connect();
+    for host in ["a", "b", "b", "b", "a", "b"] {
+        client.write(format!("GET / HTTP/1.1\r\nHost: {host}.example\r\n\r\n"));
+        assert_eq!(client.read("GET").status, 200);
+    }
+    let wanted = json!([{"host": "b.example", "requests": 4, "hits": 3},
+                        {"host": "a.example", "requests": 2, "hits": 1}]);
+    eventually("workers add up", || proxy.stats()["top_sites"] == wanted);
+}
+
+#[test]
 fn a_full_change_without_a_group_leaves_the_group() {
     let origin = Origin::fixed("Cache-Control: max-age=60\r\n");
     let group = Group::new(2, origin.addr, None);

@@ -10,7 +10,7 @@ use crate::control::Order;
 use crate::runtime::Shared;
 use crate::stats;
 use crate::worker::Mode;
-use sluice_api::proxy_admin::{Answer, Apply, Purge, Reply, Request, Stats};
+use sluice_api::proxy_admin::{Answer, Apply, Purge, Reply, Request, SiteCount, Stats};
 use sluice_uring::sys;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::AsFd;
@@ -23,6 +23,9 @@ use std::sync::{Arc, Mutex};
 const LINE_BYTES_MAX: u64 = 256 << 20;
 /// Admin connections served at once; the agent uses one, operators a few.
 const CONNECTIONS_MAX: usize = 16;
+
+/// Sites named in the counters: what an operator reads at a glance; the sum over all sites is there anyway.
+const TOP_SITES: usize = 20;
 
 /// What the main thread is told.
 #[derive(Debug)]
@@ -168,6 +171,14 @@ impl Admin {
         let mut out = stats::collect(&self.shared.pages);
         out.revision = self.shared.published.revision();
         out.draining = self.shared.mode() != Mode::Serving;
+        let top = self.shared.published.table.busiest(TOP_SITES);
+        let counted =
+            |(host, counters): (String, std::sync::Arc<sluice_core::route::RowCounters>)| SiteCount {
+                host,
+                requests: counters.requests.load(Ordering::Relaxed),
+                hits: counters.hits.load(Ordering::Relaxed),
+            };
+        out.top_sites = top.into_iter().map(counted).collect();
         let table = self.shared.published.table.stats();
         let mut gauge = |name: &str, value: u64| out.gauges.insert(name.to_owned(), value);
         gauge("sites", table.sites);

@@ -67,6 +67,7 @@ impl<I: Io> Worker<I> {
         match found {
             Lookup::Hit { object, stale } => {
                 counters.hits.add(1);
+                self.sites.hit(&request.matched, &self.ctx.published.table);
                 let why = if stale { Why::HitStale } else { Why::Hit };
                 self.serve_object(sock, head, bytes, object, why, Source::Whole);
             }
@@ -80,6 +81,7 @@ impl<I: Io> Worker<I> {
                 let fill = self.fill_of(&request, writer, Some(object.clone()), stale_if_error);
                 if serve_now {
                     counters.hits.add(1);
+                    self.sites.hit(&request.matched, &self.ctx.published.table);
                     self.start_background(&request, head, bytes, fill);
                     self.serve_object(sock, head, bytes, object, Why::HitStale, Source::Whole);
                 } else {

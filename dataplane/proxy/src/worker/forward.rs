@@ -74,8 +74,10 @@ impl<I: Io> Worker<I> {
         exchange.fill = plan.fill;
         let mut candidates = plan.candidates;
         // Those that refused connections a moment ago are tried last.
-        let now_ms = self.ctx.now.ms();
-        candidates.sort_by_key(|c| self.targets.is_down(&c.addr, now_ms));
+        if candidates.len() > 1 {
+            let now_ms = self.ctx.now.ms();
+            candidates.sort_by_key(|c| self.targets.is_down(&c.addr, now_ms));
+        }
         exchange.candidates = candidates;
         self.try_next(id);
     }

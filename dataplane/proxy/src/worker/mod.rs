@@ -11,6 +11,7 @@ mod fill;
 mod forward;
 mod response;
 mod router;
+mod sites;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -118,6 +119,7 @@ pub struct Worker<I: Io> {
     /// Room for composing the host part of a key.
     key_host: Vec<u8>,
     hot: HotKeys,
+    sites: sites::SiteCounts,
     request: RequestHead,
     response: ResponseHead,
 }
@@ -158,6 +160,7 @@ impl<I: Io> Worker<I> {
             gauges_at_ms: 0,
             key_host: Vec::new(),
             hot: HotKeys::new(HOT_REQUESTS, HOT_WINDOW_MS),
+            sites: sites::SiteCounts::default(),
             request: RequestHead::new(),
             response: ResponseHead::new(),
         }
@@ -206,6 +209,7 @@ impl<I: Io> Worker<I> {
         if now.ms() >= self.gauges_at_ms {
             self.gauges_at_ms = now.ms() + GAUGES_MS;
             self.gauges();
+            self.sites.flush(&self.ctx.published.table);
         }
         if self.ctx.answered_at_once > 0 {
             let us = clock_us().saturating_sub(now.us);

@@ -42,6 +42,7 @@ impl<I: Io> Worker<I> {
             self.ctx.stats.refused.unknown_host.add(1);
             return self.refuse(sock, head, 421, "unknown_host");
         };
+        self.sites.request(&matched, &published.table);
         let bodyless = matches!(head.framing, BodyFraming::None | BodyFraming::Length(0));
         let why = if !is_cached_method(head.method) || !bodyless {
             Some(Why::Method)
