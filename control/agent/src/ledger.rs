@@ -7,11 +7,16 @@
 //! * drains the operator asked for;
 //! * backend ids: one per pool, name and addresses; a retired id is not given again while a flow may name it;
 //! * revision and digest of the rows last acknowledged by the proxy.
+//!
+//! After an error of the disk nobody knows what of the last commit is in the file, and the store refuses all
+//! further work. The file is then closed; the next commit opens it again and writes everything that is in
+//! memory anew, in the same transaction as its own change: what was refused does not come back.
 
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use sluice_api::rest::{DrainKind, DrainRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const DOCUMENTS: TableDefinition<'_, &str, (u64, &str, &[u8])> = TableDefinition::new("documents");
@@ -168,9 +173,36 @@ fn next_free(taken: &BTreeSet<u16>, last: u16, max: u16) -> Option<u16> {
     (last.saturating_add(1)..=max).chain(1..=last.min(max)).find(|id| *id != 0 && !taken.contains(id))
 }
 
+/// Opens the store, at start and again after an error of the disk.
+type Opener = Box<dyn Fn() -> Result<Database, LedgerError> + Send>;
+
+/// A store that outlives the database on it: closing the database does not close it, dropping it does.
+#[derive(Debug)]
+struct Lent<B>(Arc<B>);
+
+impl<B: StorageBackend> StorageBackend for Lent<B> {
+    fn len(&self) -> std::io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.0.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
 /// The open ledger with its content in memory.
 pub struct Ledger {
-    db: Database,
+    /// None after an error: what is in memory holds, what is in the file is not known.
+    db: Option<Database>,
+    open: Opener,
     documents: BTreeMap<String, Kept>,
     drains: BTreeSet<DrainRequest>,
     ids: Ids,
@@ -205,11 +237,13 @@ impl Ledger {
     }
 
     fn open_file(path: &Path) -> Result<Self, LedgerError> {
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|source| LedgerError::Open { path: path.to_owned(), source: source.into() })?;
-        Self::from_database(db)
+        let path = path.to_owned();
+        Self::from_opener(Box::new(move || {
+            Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create(&path)
+                .map_err(|source| LedgerError::Open { path: path.clone(), source: source.into() })
+        }))
     }
 
     /// A ledger on any storage: memory in simulations, failing disks in tests.
@@ -217,27 +251,32 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::open`], but damage is an error.
     pub fn on(backend: impl StorageBackend) -> Result<Self, LedgerError> {
-        let db = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(|source| LedgerError::Open { path: PathBuf::new(), source: source.into() })?;
-        Self::from_database(db)
+        let backend = Arc::new(backend);
+        Self::from_opener(Box::new(move || {
+            Database::builder()
+                .set_cache_size(CACHE_BYTES)
+                .create_with_backend(Lent(Arc::clone(&backend)))
+                .map_err(|source| LedgerError::Open { path: PathBuf::new(), source: source.into() })
+        }))
     }
 
-    fn from_database(db: Database) -> Result<Self, LedgerError> {
+    fn from_opener(open: Opener) -> Result<Self, LedgerError> {
+        let db = open()?;
         Self::make_tables(&db).map_err(LedgerError::Commit)?;
         let mut ledger = Ledger {
-            db,
+            db: None,
+            open,
             documents: BTreeMap::new(),
             drains: BTreeSet::new(),
             ids: Ids::default(),
             proxy_revision: 0,
             proxy_digest: 0,
         };
-        let found = ledger.load().map_err(LedgerError::Read)?;
+        let found = ledger.load(&db).map_err(LedgerError::Read)?;
         if found != FORMAT {
             return Err(LedgerError::Format { found });
         }
+        ledger.db = Some(db);
         Ok(ledger)
     }
 
@@ -256,8 +295,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn load(&mut self) -> Result<u64, redb::Error> {
-        let read = self.db.begin_read()?;
+    fn load(&mut self, db: &Database) -> Result<u64, redb::Error> {
+        let read = db.begin_read()?;
         let meta = read.open_table(META)?;
         let number = |key: &str| -> Result<u64, redb::Error> { Ok(meta.get(key)?.map_or(0, |v| v.value())) };
         for row in read.open_table(DOCUMENTS)?.iter()? {
@@ -391,17 +430,61 @@ impl Ledger {
         Ok(())
     }
 
+    /// Opens the file again and writes it anew if the last commit failed; otherwise does nothing.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit_documents`], or it cannot be opened.
+    pub fn mend(&mut self) -> Result<(), LedgerError> {
+        if self.db.is_some() { Ok(()) } else { self.commit(|_| Ok(())) }
+    }
+
     fn commit(
-        &self,
+        &mut self,
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), LedgerError> {
+        // Out of the ledger while it is at work: an error on any way out leaves it closed.
+        let (db, anew) = match self.db.take() {
+            Some(db) => (db, false),
+            None => ((self.open)()?, true),
+        };
         let commit = || -> Result<(), redb::Error> {
-            let write = self.db.begin_write()?;
+            let write = db.begin_write()?;
+            if anew {
+                self.write_anew(&write)?;
+            }
             change(&write)?;
             write.commit()?;
             Ok(())
         };
-        commit().map_err(LedgerError::Commit)
+        commit().map_err(LedgerError::Commit)?;
+        self.db = Some(db);
+        Ok(())
+    }
+
+    /// Replaces whatever the file has by what is in memory.
+    fn write_anew(&self, write: &redb::WriteTransaction) -> Result<(), redb::Error> {
+        write.delete_table(META)?;
+        write.delete_table(DOCUMENTS)?;
+        write.delete_table(DRAINS)?;
+        write.delete_table(IDS)?;
+        let mut meta = write.open_table(META)?;
+        meta.insert("format", FORMAT)?;
+        meta.insert("last_id", u64::from(self.ids.last))?;
+        meta.insert("proxy_revision", self.proxy_revision)?;
+        meta.insert("proxy_digest", self.proxy_digest)?;
+        let mut documents = write.open_table(DOCUMENTS)?;
+        for (name, kept) in &self.documents {
+            documents.insert(name.as_str(), (kept.generation, kept.file.as_str(), kept.text.as_slice()))?;
+        }
+        let mut drains = write.open_table(DRAINS)?;
+        for drain in &self.drains {
+            drains.insert((kind_name(drain.kind), drain.name.as_str()), ())?;
+        }
+        let mut ids = write.open_table(IDS)?;
+        for (key, value) in &self.ids.by_key {
+            ids.insert(key.as_str(), *value)?;
+        }
+        Ok(())
     }
 }
 

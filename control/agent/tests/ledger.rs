@@ -3,6 +3,7 @@
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 use sluice_agent::ledger::{Kept, Ledger, LedgerError};
+use sluice_api::rest::{DrainKind, DrainRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,16 @@ struct State {
     writes: usize,
     /// From this many writes on, everything fails.
     power_cut_at: Option<usize>,
+    /// Calls that change something until one fails; the disk lives on.
+    fails_in: Option<usize>,
+}
+
+impl State {
+    fn count_down(&mut self) -> io::Result<()> {
+        let Some(left) = self.fails_in else { return Ok(()) };
+        self.fails_in = left.checked_sub(1);
+        if left == 0 { Err(io::Error::other("the disk refuses once")) } else { Ok(()) }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +68,7 @@ impl Disk {
 
     fn write(&self, write: Write) -> io::Result<()> {
         let mut state = self.0.lock().expect("disk");
+        state.count_down()?;
         state.writes += 1;
         if state.power_cut_at.is_some_and(|at| state.writes > at) {
             return Err(io::Error::other("power cut"));
@@ -86,6 +98,7 @@ impl StorageBackend for Disk {
         if state.power_cut_at.is_some_and(|at| state.writes > at) {
             return Err(io::Error::other("power cut"));
         }
+        state.count_down()?;
         state.synced = state.seen.clone();
         state.pending.clear();
         Ok(())
@@ -130,6 +143,52 @@ fn a_power_cut_at_any_write_leaves_the_old_or_the_new_generation() {
             }
         }
     }
+}
+
+#[test]
+fn after_a_failed_commit_the_next_one_works_and_what_was_refused_stays_out() {
+    let drain = DrainRequest { kind: DrainKind::Backend, name: "edge-1".into() };
+    let mut refused = 0;
+    for call in 0..20 {
+        let disk = Disk::default();
+        let mut ledger = Ledger::on(disk.clone()).expect("ledger");
+        put(&mut ledger, 1).expect("commit");
+        disk.0.lock().expect("disk").fails_in = Some(call);
+        if put(&mut ledger, 2).is_ok() {
+            continue;
+        }
+        refused += 1;
+        assert_eq!(ledger.documents().get("a"), Some(&kept(1)), "call {call}: the old state stays");
+        disk.0.lock().expect("disk").fails_in = None;
+        ledger.set_drain(&drain, true).unwrap_or_else(|e| panic!("call {call}: {e}"));
+        // What it promised is on the disk, with nothing of what it refused.
+        drop(ledger);
+        for keep in [false, true] {
+            let ledger = Ledger::on(disk.after_power_cut(|_| keep)).expect("ledger");
+            assert_eq!(ledger.documents().get("a"), Some(&kept(1)), "call {call}");
+            assert!(ledger.drains().contains(&drain), "call {call}");
+        }
+    }
+    assert!(refused > 1, "a commit makes several calls");
+}
+
+#[test]
+fn a_ledger_that_cannot_be_opened_again_keeps_its_state_and_says_so_until_it_can() {
+    let disk = Disk::default();
+    let mut ledger = Ledger::on(disk.clone()).expect("ledger");
+    put(&mut ledger, 1).expect("commit");
+    let writes = disk.0.lock().expect("disk").writes;
+    disk.0.lock().expect("disk").power_cut_at = Some(writes);
+    for generation in 2..5 {
+        assert!(put(&mut ledger, generation).is_err() && ledger.mend().is_err());
+        assert_eq!(ledger.documents().get("a"), Some(&kept(1)));
+    }
+    disk.0.lock().expect("disk").power_cut_at = None;
+    ledger.mend().expect("the disk is back");
+    put(&mut ledger, 5).expect("commit");
+    drop(ledger);
+    let ledger = Ledger::on(disk.after_power_cut(|_| false)).expect("ledger");
+    assert_eq!(ledger.documents().get("a"), Some(&kept(5)));
 }
 
 #[test]

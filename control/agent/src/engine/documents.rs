@@ -170,7 +170,10 @@ impl<H: Host> Engine<H> {
             }
             Ok(Verdict::Same) => {
                 self.documents.refused.remove(&file);
-                self.note_file(&name, file);
+                if !self.note_file(&name, &file) {
+                    // Its former file may be gone: until the ledger knows the new one it is no removal.
+                    self.documents.waiting.insert(file, Candidate { document, text, seen_us });
+                }
             }
             Ok(Verdict::Create | Verdict::Replace) => {
                 self.documents.waiting.insert(file, Candidate { document, text, seen_us });
@@ -194,22 +197,14 @@ impl<H: Host> Engine<H> {
             .cloned()
     }
 
-    /// The same document moved to another file name.
-    fn note_file(&mut self, name: &str, file: String) {
-        let Some(kept) = self.ledger.documents().get(name).filter(|kept| kept.file != file) else { return };
-        let moved = BTreeMap::from([(name.to_owned(), Kept { file, ..kept.clone() })]);
-        if let Err(error) = self.ledger.commit_documents(&moved, &BTreeSet::new()) {
-            self.ledger_failed(&error.to_string());
-        }
-    }
-
-    pub(crate) fn ledger_failed(&mut self, message: &str) {
-        let now = self.clock.now();
-        self.counts.add("ledger_errors");
-        let error = ItemError { item: "ledger".to_owned(), message: message.to_owned(), retry: true };
-        if self.other_errors.insert("ledger".to_owned(), error).is_none() {
-            self.events.add(now, "ledger_failed", "ledger", message.to_owned());
-        }
+    /// The same document moved to another file name; `false` if the ledger refused.
+    fn note_file(&mut self, name: &str, file: &str) -> bool {
+        let Some(kept) = self.ledger.documents().get(name).filter(|kept| kept.file != file) else {
+            return true;
+        };
+        let moved = BTreeMap::from([(name.to_owned(), Kept { file: file.to_owned(), ..kept.clone() })]);
+        let noted = self.ledger.commit_documents(&moved, &BTreeSet::new());
+        noted.map_err(|error| self.ledger_failed(&error.to_string())).is_ok()
     }
 
     fn refuse(&mut self, file: String, document: Option<String>, errors: Vec<ItemError>) {
@@ -253,8 +248,11 @@ impl<H: Host> Engine<H> {
         self.documents.removal_refused.retain(|name, _| self.documents.removals.contains_key(name));
     }
 
-    /// Time the next removal is due, ms.
+    /// Time the next removal is due, ms; none while the ledger refuses: its next try takes them along.
     pub(crate) fn next_removal_ms(&self) -> Option<u64> {
+        if self.timers.ledger_fails() {
+            return None;
+        }
         let open = |name: &String| !self.documents.removal_refused.contains_key(name);
         self.documents.removals.iter().filter(|(name, _)| open(name)).map(|(_, due)| *due).min()
     }
@@ -365,7 +363,7 @@ impl<H: Host> Engine<H> {
             self.ledger_failed(&error.to_string());
             return false;
         }
-        self.other_errors.remove("ledger");
+        self.ledger_works();
         let durable = self.clock.now();
         self.documents.held = accepted.held;
         self.desired = accepted.desired;

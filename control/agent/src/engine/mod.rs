@@ -12,6 +12,7 @@
 
 mod diff;
 mod documents;
+mod durable;
 mod operator;
 mod reconcile;
 mod report;

@@ -5,7 +5,7 @@ use super::{Engine, diff};
 use crate::generation::{self, Verdict};
 use crate::goal::{self, Inputs, RowCache};
 use crate::host::{Host, HostError};
-use crate::ledger::Kept;
+use crate::ledger::{Kept, LedgerError};
 use crate::plan::{Step, plan};
 use serde_json::Value;
 use sluice_api::check::{CheckedDocument, Desired, FieldError, check_set, parse_document};
@@ -190,7 +190,7 @@ impl<H: Host> Engine<H> {
     /// Steps this node would carry out for a desired state, with nothing made durable.
     fn steps_for(&self, desired: &Desired) -> Result<Vec<Step>, ApiError> {
         let wanted = goal::id_keys(&self.config.node, desired);
-        let internal = |error: crate::ledger::LedgerError| ApiError::Internal(error.to_string());
+        let internal = |error: LedgerError| ApiError::Internal(error.to_string());
         let mut ids = self.ledger.ids().clone();
         let limit = self.host.backend_id_max();
         if let Some(change) = ids.change_to(&wanted, &BTreeSet::new(), 0, 0, limit).map_err(internal)? {
@@ -226,8 +226,14 @@ impl<H: Host> Engine<H> {
                 request.name
             )));
         }
-        let changed = self.ledger.set_drain(request, on).map_err(|e| ApiError::Internal(e.to_string()))?;
+        let changed = self.ledger.set_drain(request, on).map_err(|error| {
+            if !matches!(error, LedgerError::TooManyDrains) {
+                self.ledger_failed(&error.to_string());
+            }
+            ApiError::Internal(error.to_string())
+        })?;
         if changed {
+            self.ledger_works();
             let now = self.clock.now();
             let kind = if on { "drain" } else { "undrain" };
             self.events.add(now, kind, request.name.clone(), affected.join(", "));

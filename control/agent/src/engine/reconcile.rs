@@ -4,6 +4,7 @@ use super::Engine;
 use crate::goal::{self, Inputs, Seen, Target};
 use crate::health::TargetState;
 use crate::host::Host;
+use crate::ledger::LedgerError;
 use crate::plan::{Lane, Step, plan};
 use sluice_api::status::ItemError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,6 +56,7 @@ impl<H: Host> Engine<H> {
     fn update_ids(&mut self) {
         let wanted = goal::id_keys(&self.config.node, &self.desired);
         if self.ledger.ids().are_exactly(&wanted) {
+            self.other_errors.remove("backend ids");
             return;
         }
         let busy = match self.host.ids_in_use() {
@@ -72,7 +74,12 @@ impl<H: Host> Engine<H> {
         };
         match result {
             Ok(()) => drop(self.other_errors.remove("backend ids")),
-            Err(error) => self.id_error(error.to_string()),
+            Err(error) => {
+                if !matches!(error, LedgerError::NoId { .. }) {
+                    self.ledger_failed(&error.to_string());
+                }
+                self.id_error(error.to_string());
+            }
         }
     }
 
@@ -165,12 +172,7 @@ impl<H: Host> Engine<H> {
             }
             Step::RemoveVip(vip) => drop(self.windows.remove(vip)),
             Step::CloseBalancer => self.windows.clear(),
-            Step::ApplyRows { apply, rows } => {
-                let digest = rows_digest(rows);
-                if let Err(error) = self.ledger.commit_proxy_rows(apply.revision, digest) {
-                    self.ledger_failed(&error.to_string());
-                }
-            }
+            Step::ApplyRows { .. } => self.note_proxy_rows(),
             Step::StartProxy(_) | Step::UpgradeProxy(_) => {
                 let pid = self.read_pid();
                 let upgraded = matches!(step, Step::UpgradeProxy(_));

@@ -34,6 +34,9 @@ pub(crate) struct Timers {
     links_at: u64,
     sweep_at: u64,
     drift_at: u64,
+    /// The ledger refused: when it is tried again, and after how long.
+    ledger_at: Option<u64>,
+    ledger_ms: u64,
     /// Next hops wanted and when they were first wanted.
     wanted: BTreeMap<IpAddr, u64>,
 }
@@ -50,6 +53,29 @@ impl Timers {
         self.retry_ms = (self.retry_ms * 2).clamp(*range.start(), *range.end());
         self.retry_at = Some(now.mono_ms() + self.retry_ms);
     }
+
+    /// A commit failed: the next try comes later than the last one did.
+    pub(crate) fn after_ledger_failed(&mut self, now: Now) {
+        if self.ledger_at.is_none() {
+            self.ledger_ms = (self.ledger_ms * 2).clamp(RETRY_MS_MIN, RETRY_MS_MAX);
+            self.ledger_at = Some(now.mono_ms() + self.ledger_ms);
+        }
+    }
+
+    /// A commit succeeded.
+    pub(crate) const fn after_ledger_works(&mut self) {
+        (self.ledger_at, self.ledger_ms) = (None, 0);
+    }
+
+    /// The try that was due is made.
+    pub(crate) const fn ledger_retried(&mut self) {
+        self.ledger_at = None;
+    }
+
+    /// A commit failed and none succeeded since.
+    pub(crate) const fn ledger_fails(&self) -> bool {
+        self.ledger_at.is_some()
+    }
 }
 
 impl<H: Host> Engine<H> {
@@ -58,6 +84,7 @@ impl<H: Host> Engine<H> {
         let timers = &self.timers;
         let mut due = vec![timers.drift_at];
         due.extend(timers.retry_at);
+        due.extend(timers.ledger_at);
         due.extend(self.next_removal_ms());
         due.extend(self.windows.values().min());
         if !timers.wanted.is_empty() {
@@ -76,6 +103,9 @@ impl<H: Host> Engine<H> {
         }
         let now = self.clock.now();
         let mut again = self.timers.retry_at.is_some_and(|at| at <= now.mono_ms());
+        if self.timers.ledger_at.is_some_and(|at| at <= now.mono_ms()) {
+            self.retry_ledger();
+        }
         if self.next_removal_ms().is_some_and(|at| at <= now.mono_ms()) {
             self.try_waiting();
         }
