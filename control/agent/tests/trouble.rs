@@ -164,3 +164,30 @@ fn a_file_renamed_while_the_ledger_refuses_removes_nothing() {
     assert_eq!(node.names(), ["cdn", "sites"]);
     assert_eq!(node.engine.kept()["sites"].file, "hosts.yaml");
 }
+
+#[test]
+fn files_that_come_back_one_by_one_remove_nothing() {
+    let all = ["cdn.yaml", "sites.yaml"];
+    let ways: [Vec<SourceEvent>; 3] = [
+        vec![listing(&[])],
+        all.iter().map(|file| SourceEvent::Gone { file: (*file).into() }).collect(),
+        vec![listing(&[]), SourceEvent::Unreadable { message: "I/O error".into() }],
+    ];
+    for emptied in ways {
+        let mut node = Node::filled();
+        node.see(emptied.clone());
+        node.pass(1_000);
+        node.see(vec![file("cdn.yaml", SITE)]);
+        node.pass(60_000);
+        assert_eq!(node.names(), ["cdn", "sites"], "{emptied:?}");
+        // Back before the list: nothing was ever gone.
+        node.see(vec![file("sites.yaml", HOSTS), listing(&all)]);
+        node.pass(1_000);
+        assert_eq!((node.names().len(), node.events("document_removed")), (2, 0));
+        // A list that names others and not this one is a removal again, after the settle time.
+        node.see(vec![listing(&["cdn.yaml"])]);
+        assert_eq!(node.names(), ["cdn", "sites"]);
+        node.pass(1_000);
+        assert_eq!(node.names(), ["cdn"], "{emptied:?}");
+    }
+}

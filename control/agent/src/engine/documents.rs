@@ -4,6 +4,8 @@
 //! * A file whose text is refused changes nothing; the version before stays in force and the status says why.
 //! * A document is removed when its file is gone while others are there. An empty, vanished or unreadable
 //!   directory removes nothing: the last document goes over the API, or by a newer one without items.
+//! * After a source was empty or unreadable its files may come back one by one: nothing is removed until a
+//!   complete list names some files and not those.
 //! * A removal waits [`REMOVAL_SETTLE_MS`], since many editors move a file away before they write the new one.
 //! * A version refused only because of other documents (a pool it names is in a file not read yet) is tried
 //!   again whenever those change.
@@ -58,6 +60,18 @@ pub(crate) struct Candidate {
     seen_us: u64,
 }
 
+/// How much a file that is not among the files means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum View {
+    /// Nothing: no list came since the start, or since the source could not be read.
+    #[default]
+    Unknown,
+    /// Nothing: all files were gone, and no list came since that is not empty.
+    Emptied,
+    /// That it is gone: the files are those of a list, and of changes after it.
+    Listed,
+}
+
 /// Documents held, waiting and refused.
 #[derive(Debug, Default)]
 pub(crate) struct Documents {
@@ -65,8 +79,8 @@ pub(crate) struct Documents {
     pub(crate) held: BTreeMap<String, Arc<CheckedDocument>>,
     /// Files of the source.
     files: BTreeSet<String>,
-    /// The source was listed at least once.
-    listed: bool,
+    /// What is known of the files that are not there.
+    view: View,
     /// Good by themselves, not yet with the others; by file.
     waiting: BTreeMap<String, Candidate>,
     /// Why a file is refused; by file.
@@ -117,8 +131,8 @@ impl<H: Host> Engine<H> {
                     self.other_errors.remove("source");
                     let gone: Vec<String> = self.documents.files.difference(&files).cloned().collect();
                     gone.iter().for_each(|file| self.file_gone(file));
+                    self.documents.view = if files.is_empty() { View::Emptied } else { View::Listed };
                     self.documents.files = files;
-                    self.documents.listed = true;
                 }
                 SourceEvent::Unreadable { message } => self.source_unreadable(message),
             }
@@ -130,6 +144,7 @@ impl<H: Host> Engine<H> {
     fn source_unreadable(&mut self, message: String) {
         let now = self.clock.now();
         self.counts.add("source_unreadable");
+        self.documents.view = View::Unknown;
         let error = ItemError { item: "source".to_owned(), message: message.clone(), retry: true };
         if self.other_errors.insert("source".to_owned(), error).is_none() {
             self.events.add(now, "source_unreadable", "source", message);
@@ -138,6 +153,9 @@ impl<H: Host> Engine<H> {
 
     fn file_gone(&mut self, file: &str) {
         self.documents.files.remove(file);
+        if self.documents.files.is_empty() && self.documents.view == View::Listed {
+            self.documents.view = View::Emptied;
+        }
         self.documents.refused.remove(file);
         self.documents.waiting.remove(file);
     }
@@ -223,19 +241,22 @@ impl<H: Host> Engine<H> {
     /// Removals to come: documents whose file is gone while the source has others.
     fn note_removals(&mut self) {
         let now = self.clock.now().mono_ms();
-        let (files, listed) = (&self.documents.files, self.documents.listed);
+        let files = &self.documents.files;
         let gone: BTreeSet<&String> = self
             .ledger
             .documents()
             .iter()
-            .filter(|(_, kept)| listed && !kept.file.is_empty() && !files.contains(&kept.file))
+            .filter(|(_, kept)| !kept.file.is_empty() && !files.contains(&kept.file))
             .map(|(name, _)| name)
             .collect();
-        if files.is_empty() && !gone.is_empty() {
-            let message = "the source is empty: this is not read as removing all documents".to_owned();
-            let error = ItemError { item: "source".to_owned(), message, retry: false };
-            self.other_errors.insert("source".to_owned(), error);
+        if self.documents.view != View::Listed {
+            if files.is_empty() && self.documents.view == View::Emptied && !gone.is_empty() {
+                let message = "the source is empty: this is not read as removing all documents".to_owned();
+                let error = ItemError { item: "source".to_owned(), message, retry: false };
+                self.other_errors.insert("source".to_owned(), error);
+            }
             self.documents.removals.clear();
+            self.documents.removal_refused.clear();
             return;
         }
         let rewritten: BTreeSet<&str> = self.documents.waiting.values().map(|c| c.document.name()).collect();

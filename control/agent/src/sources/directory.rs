@@ -39,6 +39,8 @@ struct Directory {
     deliver: Deliver,
     /// Files as last read.
     read: BTreeMap<String, Look>,
+    /// Names last listed: another list is due when a scan finds others.
+    listed: BTreeSet<String>,
     /// Files that the last scan saw changed.
     changing: BTreeMap<String, Look>,
     readable: bool,
@@ -46,8 +48,15 @@ struct Directory {
 
 /// Watches until `deliver`'s receiver is gone; call on a thread of its own.
 pub fn watch(path: PathBuf, clock: SystemClock, deliver: Deliver) {
-    let mut directory =
-        Directory { path, clock, deliver, read: BTreeMap::new(), changing: BTreeMap::new(), readable: true };
+    let mut directory = Directory {
+        path,
+        clock,
+        deliver,
+        read: BTreeMap::new(),
+        listed: BTreeSet::new(),
+        changing: BTreeMap::new(),
+        readable: true,
+    };
     let (tell, told) = channel();
     let mut watcher = directory.start_watching(tell.clone());
     directory.scan(true);
@@ -153,7 +162,7 @@ impl Directory {
         let mut batch = Vec::new();
         let names: BTreeSet<String> = files.keys().cloned().collect();
         let gone: Vec<String> = self.read.keys().filter(|file| !names.contains(*file)).cloned().collect();
-        let listing = first || came_back || !gone.is_empty();
+        let listing = first || came_back || names != self.listed;
         self.read.retain(|file, _| !gone.contains(file));
         let before = std::mem::take(&mut self.changing);
         for (file, look) in files {
@@ -167,6 +176,7 @@ impl Directory {
             }
         }
         if listing {
+            self.listed.clone_from(&names);
             batch.push(SourceEvent::Listing { files: names });
         }
         if !batch.is_empty() {
@@ -239,6 +249,12 @@ mod tests {
         receive.recv_timeout(Duration::from_secs(60)).expect("the watcher tells")
     }
 
+    /// The next batch that is more than the list of a scan.
+    fn next_change(receive: &Receiver<Vec<SourceEvent>>) -> Vec<SourceEvent> {
+        let only_list = |batch: &Vec<SourceEvent>| matches!(batch[..], [SourceEvent::Listing { .. }]);
+        std::iter::repeat_with(|| next(receive)).find(|batch| !only_list(batch)).expect("endless")
+    }
+
     fn file(name: &str, text: &str) -> SourceEvent {
         SourceEvent::File { file: name.into(), text: Ok(text.into()) }
     }
@@ -254,9 +270,20 @@ mod tests {
         std::fs::write(dir.path().join("notes.txt"), "x").expect("write");
         std::fs::write(dir.path().join("b.json.tmp"), "b").expect("write");
         std::fs::rename(dir.path().join("b.json.tmp"), dir.path().join("b.json")).expect("rename");
-        assert_eq!(next(&receive), [file("b.json", "b")]);
+        assert_eq!(next_change(&receive), [file("b.json", "b")]);
         std::fs::remove_file(dir.path().join("a.yaml")).expect("remove");
-        assert_eq!(next(&receive), [SourceEvent::Gone { file: "a.yaml".into() }]);
+        assert_eq!(next_change(&receive), [SourceEvent::Gone { file: "a.yaml".into() }]);
+    }
+
+    #[test]
+    fn after_single_changes_a_scan_lists_all_files() {
+        let dir = tempfile::tempdir().expect("directory");
+        let receive = start(dir.path());
+        assert_eq!(next(&receive), [SourceEvent::Listing { files: BTreeSet::new() }]);
+        std::fs::write(dir.path().join("a.yaml"), "a").expect("write");
+        let files = BTreeSet::from(["a.yaml".to_owned()]);
+        let listed = |batch: Vec<SourceEvent>| batch.contains(&SourceEvent::Listing { files: files.clone() });
+        assert!((0..3).any(|_| listed(next(&receive))), "the next scan confirms what single changes said");
     }
 
     #[test]
@@ -269,9 +296,9 @@ mod tests {
         out.write_all(b"half").expect("write");
         out.flush().expect("flush");
         std::fs::write(dir.path().join("b.yaml"), "whole").expect("write");
-        assert_eq!(next(&receive), [file("b.yaml", "whole")], "a.yaml is still being written");
+        assert_eq!(next_change(&receive), [file("b.yaml", "whole")], "a.yaml is still being written");
         out.write_all(b" and half").expect("write");
         drop(out);
-        assert_eq!(next(&receive), [file("a.yaml", "half and half")]);
+        assert_eq!(next_change(&receive), [file("a.yaml", "half and half")]);
     }
 }
