@@ -119,6 +119,8 @@ pub struct Made {
     pub goal: Goal,
     /// Items that cannot be had now.
     pub errors: Vec<ItemError>,
+    /// How many of them are backends without an id.
+    pub without_id: usize,
     /// Pools all of whose active backends are down: they keep their slots.
     pub panics: Vec<String>,
 }
@@ -211,6 +213,7 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
         let Some(id) = inputs.ids.get(&id_key(pool.name(), backend)) else {
             let message = "has no id in the tables yet".to_owned();
             made.errors.push(ItemError { item: item(), message, retry: true });
+            made.without_id += 1;
             continue;
         };
         let link = inputs.links.get(&backend.probe_address()).copied();

@@ -21,6 +21,8 @@ const ALWAYS: usize = usize::MAX;
 #[derive(Debug)]
 struct Flaky {
     memory: InMemoryBackend,
+    /// Syncs that succeed before any fails.
+    skips: Arc<AtomicUsize>,
     failures: Arc<AtomicUsize>,
 }
 
@@ -36,6 +38,9 @@ impl StorageBackend for Flaky {
     }
     fn sync_data(&self) -> io::Result<()> {
         let spend = |left: usize| left.checked_sub(1);
+        if self.skips.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok() {
+            return self.memory.sync_data();
+        }
         match self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend) {
             Ok(_) => Err(io::Error::other("the disk refuses a sync")),
             Err(_) => self.memory.sync_data(),
@@ -49,6 +54,7 @@ impl StorageBackend for Flaky {
 struct Node {
     engine: Engine<FakeHost>,
     clock: FakeClock,
+    skips: Arc<AtomicUsize>,
     failures: Arc<AtomicUsize>,
 }
 
@@ -66,13 +72,14 @@ impl Node {
         for last in 11..=13 {
             host.add_link(format!("10.2.0.{last}").parse().expect("address"));
         }
-        let failures = Arc::new(AtomicUsize::new(0));
-        let disk = Flaky { memory: InMemoryBackend::new(), failures: Arc::clone(&failures) };
+        let (skips, failures) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let memory = InMemoryBackend::new();
+        let disk = Flaky { memory, skips: Arc::clone(&skips), failures: Arc::clone(&failures) };
         let ledger = Ledger::on(disk).expect("ledger");
         let clock = FakeClock::default();
         let config = Config { node: "front-1".into(), announce: true, with_proxy: true, placements: None };
         let engine = Engine::start(config, Box::new(clock.clone()), ledger, &Opened::default(), host);
-        Node { engine: engine.expect("start"), clock, failures }
+        Node { engine: engine.expect("start"), clock, skips, failures }
     }
 
     /// With both documents in force.
@@ -89,6 +96,10 @@ impl Node {
 
     fn see(&mut self, events: Vec<SourceEvent>) {
         self.engine.on_source(events, self.engine.now_us());
+    }
+
+    fn skip_syncs(&self, n: usize) {
+        self.skips.store(n, Ordering::Relaxed);
     }
 
     fn fail_syncs(&self, n: usize) {
@@ -190,4 +201,31 @@ fn files_that_come_back_one_by_one_remove_nothing() {
         node.pass(1_000);
         assert_eq!(node.names(), ["cdn"], "{emptied:?}");
     }
+}
+
+#[test]
+fn nothing_is_converged_while_an_error_stands() {
+    let mut node = Node::new();
+    // The documents' commit succeeds (two syncs), that of the ids does not.
+    for syncs in 1..12 {
+        let mut fresh = Node::new();
+        fresh.skip_syncs(syncs);
+        fresh.fail_syncs(ALWAYS);
+        fresh.see(vec![file("cdn.yaml", SITE), listing(&["cdn.yaml"])]);
+        if fresh.has_error("backend ids") {
+            node = fresh;
+            break;
+        }
+    }
+    assert!(node.has_error("backend edge/edge-1") && !node.engine.status().converged);
+    assert_eq!(node.engine.status().documents[0].observed_generation, 0, "it is not carried out");
+    node.fail_syncs(0);
+    node.pass(6_000);
+    let status = node.engine.status();
+    assert!(status.converged && status.errors.is_empty(), "{status:?}");
+    assert_eq!(status.documents[0].observed_generation, 1);
+    node.see(vec![SourceEvent::Unreadable { message: "I/O error".into() }]);
+    assert!(!node.engine.status().converged);
+    node.see(vec![listing(&["cdn.yaml"])]);
+    assert!(node.engine.status().converged);
 }

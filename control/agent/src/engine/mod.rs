@@ -295,9 +295,13 @@ impl<H: Host> Engine<H> {
         self.ledger.documents()
     }
 
-    /// Every desired step is done, and no next hop is still being asked for.
+    /// Every desired step is done, no next hop is still being asked for, and no error stands. Only one error
+    /// holds nothing up: a next hop that did not resolve in its time. That backend is off, as one whose probes
+    /// fail, and whoever waits for a document need not wait for a machine.
     pub fn converged(&self) -> bool {
-        self.steps_done && !self.links_settling(self.clock.now())
+        let errors =
+            !self.step_errors.is_empty() || self.made.without_id > 0 || !self.other_errors.is_empty();
+        self.steps_done && !errors && !self.links_settling(self.clock.now())
     }
 
     fn open_windows_found(&mut self) {

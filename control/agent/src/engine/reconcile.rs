@@ -1,6 +1,7 @@
 //! From what is desired to steps carried out.
 
 use super::Engine;
+use super::tick::window_item;
 use crate::goal::{self, Inputs, Seen, Target};
 use crate::health::TargetState;
 use crate::host::Host;
@@ -13,6 +14,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// A retired backend id rests at least this long even when every VIP's flows are shorter, ms: a flow entry's
 /// age is counted in units of 17 s.
 const RETIRE_MS_MIN: u64 = 60_000;
+
+/// Item of errors in giving ids.
+const IDS_ITEM: &str = "backend ids";
 
 impl<H: Host> Engine<H> {
     /// Makes the goal, plans, carries out. Returns how many steps succeeded.
@@ -28,7 +32,7 @@ impl<H: Host> Engine<H> {
         let steps = plan(&self.made.goal, &self.observed);
         self.counts.add("plans");
         let done = self.carry_out(&steps);
-        self.settle(steps.len() == done);
+        self.settle(steps.len() == done && self.ids_given());
         self.tables.forget_unused();
         done
     }
@@ -56,7 +60,7 @@ impl<H: Host> Engine<H> {
     fn update_ids(&mut self) {
         let wanted = goal::id_keys(&self.config.node, &self.desired);
         if self.ledger.ids().are_exactly(&wanted) {
-            self.other_errors.remove("backend ids");
+            self.other_errors.remove(IDS_ITEM);
             return;
         }
         let busy = match self.host.ids_in_use() {
@@ -73,7 +77,7 @@ impl<H: Host> Engine<H> {
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => drop(self.other_errors.remove("backend ids")),
+            Ok(()) => drop(self.other_errors.remove(IDS_ITEM)),
             Err(error) => {
                 if !matches!(error, LedgerError::NoId { .. }) {
                     self.ledger_failed(&error.to_string());
@@ -83,9 +87,14 @@ impl<H: Host> Engine<H> {
         }
     }
 
+    /// Every backend has its id: else its rows and slots are not in the steps at all.
+    fn ids_given(&self) -> bool {
+        self.made.without_id == 0 && !self.other_errors.contains_key(IDS_ITEM)
+    }
+
     fn id_error(&mut self, message: String) {
         self.counts.add("id_errors");
-        let item = "backend ids".to_owned();
+        let item = IDS_ITEM.to_owned();
         self.other_errors.insert(item.clone(), ItemError { item, message, retry: true });
     }
 
@@ -170,8 +179,16 @@ impl<H: Host> Engine<H> {
             Step::PutVip { vip, .. } | Step::SetOwners { vip, .. } if self.observed.windows.contains(vip) => {
                 self.window_opened(*vip, now);
             }
-            Step::RemoveVip(vip) => drop(self.windows.remove(vip)),
-            Step::CloseBalancer => self.windows.clear(),
+            Step::RemoveVip(vip) => {
+                self.windows.remove(vip);
+                self.other_errors.remove(&window_item(*vip));
+            }
+            Step::CloseBalancer => {
+                for vip in std::mem::take(&mut self.windows).into_keys() {
+                    self.other_errors.remove(&window_item(vip));
+                }
+                self.other_errors.remove("sweep");
+            }
             Step::ApplyRows { .. } => self.note_proxy_rows(),
             Step::StartProxy(_) | Step::UpgradeProxy(_) => {
                 let pid = self.read_pid();
@@ -201,7 +218,7 @@ impl<H: Host> Engine<H> {
     fn settle(&mut self, all_done: bool) {
         let now = self.clock.now();
         let was = std::mem::replace(&mut self.steps_done, all_done);
-        let worth_it = self.step_errors.iter().any(|error| error.retry);
+        let worth_it = !self.ids_given() || self.step_errors.iter().any(|error| error.retry);
         self.timers.after_steps(all_done, worth_it, now);
         if !all_done {
             return;

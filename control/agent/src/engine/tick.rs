@@ -3,6 +3,7 @@
 use super::Engine;
 use crate::clock::Now;
 use crate::host::Host;
+use sluice_api::check::types::VipAddress;
 use sluice_api::status::ItemError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -78,6 +79,11 @@ impl Timers {
     }
 }
 
+/// Item of errors in closing a window.
+pub(crate) fn window_item(vip: VipAddress) -> String {
+    format!("window of vip {vip}")
+}
+
 impl<H: Host> Engine<H> {
     /// Time of the next [`Self::tick`] that has something to do, monotonic ms.
     pub fn next_tick_ms(&self) -> u64 {
@@ -136,7 +142,7 @@ impl<H: Host> Engine<H> {
         let due: Vec<_> =
             self.windows.iter().filter(|(_, at)| **at <= now.mono_ms()).map(|(vip, _)| *vip).collect();
         for vip in due {
-            let item = format!("window of vip {vip}");
+            let item = window_item(vip);
             match self.host.close_window(vip) {
                 Ok(()) => {
                     self.windows.remove(&vip);
