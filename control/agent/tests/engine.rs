@@ -309,6 +309,20 @@ fn windows_close_when_the_flows_before_a_change_are_dead() {
     assert_eq!(node.events("window_closed"), 1);
 }
 
+/// A step whose answer was lost opens a window that only a look at the node can find.
+#[test]
+fn a_window_found_on_the_node_closes_too() {
+    let mut node = Node::new("front-1");
+    node.files(&[("cdn.yaml", SITE)]);
+    let state = &mut node.engine.host_mut().state;
+    let vip = *state.vips.keys().next().expect("a VIP");
+    state.windows.insert(vip);
+    node.pass(120_000);
+    assert_eq!(node.engine.host().state.windows.len(), 1, "flows of before may live yet");
+    node.pass(15_000);
+    assert!(node.engine.host().state.windows.is_empty());
+}
+
 #[test]
 fn ids_rest_before_they_are_given_again() {
     let mut node = Node::new("front-1");

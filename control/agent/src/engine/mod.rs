@@ -304,9 +304,12 @@ impl<H: Host> Engine<H> {
         self.steps_done && !errors && !self.links_settling(self.clock.now())
     }
 
-    fn open_windows_found(&mut self) {
+    /// A window that was observed and is not timed yet (adopted, or of a step whose answer was lost) closes as if
+    /// it had opened now.
+    pub(crate) fn open_windows_found(&mut self) {
         let now = self.clock.now();
-        let found: Vec<VipAddress> = self.observed.windows.iter().copied().collect();
+        let untimed = |vip: &&VipAddress| !self.windows.contains_key(vip);
+        let found: Vec<VipAddress> = self.observed.windows.iter().filter(untimed).copied().collect();
         for vip in found {
             self.window_opened(vip, now);
         }

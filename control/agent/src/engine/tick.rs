@@ -260,6 +260,7 @@ impl<H: Host> Engine<H> {
         }
         self.counts.add("drifts");
         self.observed = found;
+        self.open_windows_found();
         true
     }
 }
