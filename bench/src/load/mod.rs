@@ -2,8 +2,8 @@
 //!
 //! A request has an intended send time, and its latency counts from there: a server that stalls delays
 //! every request meant for the stall, and each of them shows (no coordinated omission). [`plan`] says what
-//! to send, [`worker`] keeps the schedule of one thread, [`session`](self) is one connection, [`response`]
-//! reads answers in place, [`stats`] and [`report`] keep and print what came of it. [`udp`] is the same for
+//! to send, `worker` keeps the schedule of one thread, `session` is one connection, `response`
+//! reads answers in place, `stats` and [`report`] keep and print what came of it. `udp` is the same for
 //! datagrams.
 
 pub mod generate;

@@ -30,7 +30,7 @@ pub struct UdpPlan {
     pub duration: Duration,
     /// Wait for late answers.
     pub linger: Duration,
-    /// Length of a request, bytes; at least [`HEADER_LEN`].
+    /// Length of a request, bytes; at least `HEADER_LEN`.
     pub size: usize,
 }
 

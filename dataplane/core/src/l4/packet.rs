@@ -79,7 +79,7 @@ pub fn decide(tables: &Tables, flows: &mut FlowTable, now: u64, frame: &[u8]) ->
 }
 
 /// Any bytes as a frame over empty and over small tables: for fuzzing. Panics when an answer breaks what holds
-/// for every frame, see [`hold`].
+/// for every frame, see `hold`.
 pub fn fuzz_frame(bytes: &[u8]) {
     let mut flows = FlowTable::new(4, 2);
     let mut tables = Tables::default();
