@@ -1,7 +1,7 @@
 //! Deterministic simulation: the product's own decision code, many nodes, one thread, a virtual clock.
 //!
 //! A *family* is a kind of scenario. `run(seed)` draws a whole scenario from the seed, plays it, and hands
-//! back a [`harness::Run`]: what a checker found, how often each thing of interest happened, and a hash over every
+//! back a [`report::Run`]: what a checker found, how often each thing of interest happened, and a hash over every
 //! line of the event trace. The same seed always gives the same hash; nothing here reads a clock, starts a
 //! thread, or iterates over anything whose order is not fixed.
 //!
