@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 SEEDS=${SEEDS:-1000}
 FUZZ_SECONDS=${FUZZ_SECONDS:-10}
-STEPS=${STEPS:-setup fmt clippy deny object units sim system fuzz docs}
+STEPS=${STEPS:-setup fmt clippy deny object units sim system bed fuzz docs}
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
 DENY_VERSION=0.20.2
 LINKER_VERSION=0.10.4
@@ -53,13 +53,17 @@ step_object() {
 
 step_units() {
   cargo build --workspace --bins --locked --quiet
-  cargo test --workspace --locked --quiet --exclude sluice-sim --exclude sluice-system-tests
+  cargo test --workspace --locked --quiet --exclude sluice-sim --exclude sluice-system-tests \
+    --exclude sluice-bed
 }
 
 step_sim() { SLUICE_SIM_SEEDS=$SEEDS cargo test -p sluice-sim --locked --quiet; }
 
 # One at a time: they share the machine's two cores and would only disturb each other.
 step_system() { cargo test -p sluice-system-tests --locked --quiet -- --test-threads=1; }
+
+# Other kernels and other NICs, in an emulated server; skipped aloud where QEMU or the kernels cannot be had.
+step_bed() { cargo test -p sluice-bed --locked --quiet -- --test-threads=1; }
 
 step_fuzz() { scripts/fuzz.sh "$FUZZ_SECONDS"; }
 
