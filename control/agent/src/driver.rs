@@ -26,6 +26,8 @@ pub enum Input<H: Host> {
     Probe(Target, Outcome),
     /// A proxy process ended.
     ProxyEnded(u32),
+    /// Neighbours, routes or interfaces of the node changed.
+    LinksChanged,
     /// A request of the API.
     Call(Job<H>),
     /// End; the node is left as it is.
@@ -161,6 +163,7 @@ fn turn<H: Host>(
             Ok(Input::Source(batch, seen_us)) => engine.on_source(batch, seen_us),
             Ok(Input::Probe(target, outcome)) => engine.probe_result(&target, outcome),
             Ok(Input::ProxyEnded(pid)) => engine.proxy_ended(pid),
+            Ok(Input::LinksChanged) => engine.links_changed(),
             Ok(Input::Call(job)) => job(&mut engine),
             Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => {}

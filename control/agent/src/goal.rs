@@ -217,7 +217,8 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
             continue;
         };
         let link = inputs.links.get(&backend.probe_address()).copied();
-        if link.is_none() {
+        let wanted = backend.weight() > 0 && !backend_drained(inputs, pool, backend);
+        if link.is_none() && wanted {
             let message =
                 format!("next hop to {} is not resolved: it gets no new flow", backend.probe_address());
             made.errors.push(ItemError { item: item(), message, retry: true });
@@ -232,7 +233,6 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
             alive: seen.keeps_flows,
         };
         made.goal.backends.insert(id, spec);
-        let wanted = backend.weight() > 0 && !backend_drained(inputs, pool, backend);
         if wanted && link.is_some() {
             let member = TableMember { name: backend.name().to_owned(), weight: backend.weight(), id };
             candidates.push((member, seen.up));

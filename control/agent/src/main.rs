@@ -12,13 +12,13 @@ use sluice_agent::clock::SystemClock;
 use sluice_agent::driver::{Handle, Input, Queue};
 use sluice_agent::engine::{Config, Engine};
 use sluice_agent::host::Host;
-use sluice_agent::host::linux::{Announce, LinuxConfig, LinuxHost, OnEnd, Supervisor};
+use sluice_agent::host::linux::{Announce, LinuxConfig, LinuxHost, OnEnd, Supervisor, watch};
 use sluice_agent::ledger::Ledger;
 use sluice_agent::{http, probe, sources};
 use sluice_loader::AttachMode;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,13 +109,24 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
-    std::fs::create_dir_all(&args.state).with_context(|| format!("make {}", args.state.display()))?;
+    private_directory(&args.state).with_context(|| format!("make {}", args.state.display()))?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start tokio")?;
     let ended = runtime.block_on(run(args));
     // The engine may be in the middle of a long step (a program being verified); steps are safe to cut.
     runtime.shutdown_timeout(END_TIMEOUT);
     ended
+}
+
+/// Makes the directory, or takes it as it is but for its mode: ledger, secret and admin sockets are root's alone.
+fn private_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let mode = std::fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), mode = format!("{:o}", mode & 0o7777), "others could enter the state directory: closed to them");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 async fn run(args: Args) -> Result<()> {
@@ -125,6 +136,8 @@ async fn run(args: Args) -> Result<()> {
     let clock = SystemClock::start();
     let queue = Queue::new();
     let sender = queue.sender();
+    let links = queue.sender();
+    let routes_dirty = watch::Dirty::default();
     let on_end: OnEnd = Arc::new(move |pid| drop(sender.send(Input::ProxyEnded(pid))));
     let host = LinuxConfig {
         iface: args.iface.clone(),
@@ -133,6 +146,7 @@ async fn run(args: Args) -> Result<()> {
         state: args.state.clone(),
         announce: if args.announce == AnnounceArg::Lo { Announce::Loopback } else { Announce::Interface },
         proxies: supervisor(&args, on_end)?,
+        routes_dirty: Arc::clone(&routes_dirty),
     };
     if args.release {
         return release(LinuxHost::new(host));
@@ -148,6 +162,10 @@ async fn run(args: Args) -> Result<()> {
         Engine::start(config, Box::new(clock), ledger, &opened, host).map_err(anyhow::Error::from)
     };
     let (engine, thread) = queue.run(clock, start)?;
+    let changed = move || links.send(Input::LinksChanged).is_ok();
+    if let Err(error) = watch::start(routes_dirty, changed) {
+        tracing::warn!(%error, "changes of neighbours and routes cannot be heard of; they are found by looking");
+    }
     watch_directory(&args.placements, clock, engine.clone())?;
     let ended = serve(&args, engine, thread).await;
     drop(std::fs::remove_file(&args.socket));

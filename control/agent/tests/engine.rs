@@ -263,6 +263,47 @@ fn a_proxy_that_dies_is_started_again_with_all_rows() {
 }
 
 #[test]
+fn a_proxy_that_keeps_dying_is_started_later_each_time() {
+    let mut node = Node::new("edge-1");
+    node.files(&[("cdn.yaml", SITE), ("sites.yaml", HOSTS)]);
+    let kill = |node: &mut Node| {
+        let pid = node.engine.host().state.proxy.as_ref().map_or(0, |p| p.pid);
+        node.engine.host_mut().kill_proxy();
+        node.engine.proxy_ended(pid);
+        node.engine.host().state.proxy.is_some()
+    };
+    assert!(kill(&mut node), "the first time it is back at once");
+    assert!(!kill(&mut node), "the second time it waits");
+    let errors = node.engine.status().errors;
+    assert!(errors.iter().any(|e| e.item == "proxy" && e.message.contains("2 times in a row")), "{errors:?}");
+    assert!(!node.engine.converged());
+    node.pass(200);
+    assert!(node.engine.host().state.proxy.is_none());
+    node.pass(100);
+    assert!(node.engine.host().state.proxy.is_some() && node.engine.converged());
+    assert!(!kill(&mut node));
+    node.pass(450);
+    assert!(node.engine.host().state.proxy.is_none(), "twice as long");
+    node.pass(100);
+    assert!(node.engine.converged());
+    node.pass(61_000);
+    assert!(kill(&mut node), "a proxy that lived a minute did not fail to start");
+}
+
+#[test]
+fn a_next_hop_that_moves_is_followed_when_the_node_says_so() {
+    let mut node = Node::new("front-1");
+    node.files(&[("cdn.yaml", SITE)]);
+    let backend: std::net::IpAddr = "10.2.0.12".parse().expect("address");
+    let link = node.engine.host_mut().links.get_mut(&backend).expect("resolved");
+    link.dst_mac = [2, 0, 0, 0, 9, 9];
+    node.engine.links_changed();
+    let rows = &node.engine.host().state.backends;
+    assert!(rows.values().any(|row| row.link.is_some_and(|l| l.dst_mac == [2, 0, 0, 0, 9, 9])));
+    assert_eq!(node.engine.stats().agent.get("next_hop_moves"), Some(&1));
+}
+
+#[test]
 fn row_changes_go_as_differences_and_revisions_only_grow() {
     let mut node = Node::new("edge-1");
     node.files(&[("cdn.yaml", SITE), ("sites.yaml", HOSTS)]);
@@ -285,13 +326,15 @@ fn an_unresolved_backend_gets_no_slots_until_it_resolves() {
     node.engine.host_mut().add_link("10.2.0.11".parse().expect("address"));
     node.files(&[("cdn.yaml", SITE)]);
     assert_eq!(node.share(0, 0), 1.0);
-    assert!(!node.engine.converged(), "next hops are still asked for");
     assert_eq!(node.engine.status().errors.len(), 2);
     node.engine.host_mut().add_link("10.2.0.12".parse().expect("address"));
     node.pass(200);
     assert!((node.share(0, 1) - 0.5).abs() < 0.02);
     node.pass(5000);
-    assert!(node.engine.converged(), "one that cannot be had does not hold the rest up");
+    assert!(!node.engine.converged(), "one that should take flows cannot be reached");
+    let drain = DrainRequest { kind: DrainKind::Backend, name: "edge/edge-3".into() };
+    node.engine.drain(&drain, true).expect("drain");
+    assert!(node.engine.converged(), "a drained machine may be off: {:?}", node.engine.status().errors);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use sluice_api::proxy_admin::Apply;
 use sluice_uring::ring::Poll;
 use sluice_uring::sys::{self, Signals};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -330,6 +331,9 @@ fn bind_admin(path: &Path, successor: bool) -> Result<UnixListener> {
     }
     let fresh = path.with_extension(format!("{}.new", std::process::id()));
     let listener = UnixListener::bind(&fresh).with_context(|| format!("--admin {}", path.display()))?;
+    // Before it has its name: who may connect may change every row and take the listening sockets.
+    let own = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&fresh, own).with_context(|| format!("--admin {}", path.display()))?;
     std::fs::rename(&fresh, path).with_context(|| format!("--admin {}", path.display()))?;
     Ok(listener)
 }

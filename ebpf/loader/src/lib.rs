@@ -27,6 +27,7 @@ mod types;
 
 pub use balancer::{Balancer, remove_pins};
 pub use error::{Error, Result};
+pub use kernel::frame::send_frame;
 pub use node::{Node, NodeConfig};
 pub use types::{
     Adopted, AttachMode, BackendSpec, Config, Counters, FiveTuple, Link, Mode, Proto, State, Sweep, Trace,

@@ -16,6 +16,7 @@ mod durable;
 mod operator;
 mod reconcile;
 mod report;
+mod restart;
 mod tick;
 
 pub use documents::{FileText, SourceEvent};
@@ -90,6 +91,7 @@ pub struct Engine<H: Host> {
     pub(crate) events: Events,
     pub(crate) counts: Counts,
     pub(crate) proxy_restarts: u64,
+    pub(crate) restarts: restart::Restarts,
     pub(crate) released: bool,
     pub(crate) last_sweep: Swept,
 }
@@ -131,6 +133,7 @@ impl<H: Host> Engine<H> {
             events: Events::default(),
             counts: Counts::default(),
             proxy_restarts: 0,
+            restarts: restart::Restarts::default(),
             released: false,
             last_sweep: Swept::default(),
         };
@@ -295,13 +298,12 @@ impl<H: Host> Engine<H> {
         self.ledger.documents()
     }
 
-    /// Every desired step is done, no next hop is still being asked for, and no error stands. Only one error
-    /// holds nothing up: a next hop that did not resolve in its time. That backend is off, as one whose probes
-    /// fail, and whoever waits for a document need not wait for a machine.
+    /// Every desired step is done and no error stands. The next hop of a backend that should take new flows is
+    /// part of that; one that is drained may be switched off.
     pub fn converged(&self) -> bool {
         let errors =
-            !self.step_errors.is_empty() || self.made.without_id > 0 || !self.other_errors.is_empty();
-        self.steps_done && !errors && !self.links_settling(self.clock.now())
+            !self.step_errors.is_empty() || !self.made.errors.is_empty() || !self.other_errors.is_empty();
+        self.steps_done && !errors
     }
 
     /// A window that was observed and is not timed yet (adopted, or of a step whose answer was lost) closes as if

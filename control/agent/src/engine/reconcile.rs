@@ -153,6 +153,10 @@ impl<H: Host> Engine<H> {
             if failed.contains(&step.lane()) {
                 continue;
             }
+            if matches!(step, Step::StartProxy(_)) && self.start_waits(step) {
+                failed.insert(step.lane());
+                continue;
+            }
             self.counts.add("steps");
             match self.host.apply(step) {
                 Ok(()) => {
@@ -171,6 +175,17 @@ impl<H: Host> Engine<H> {
             }
         }
         done
+    }
+
+    /// A proxy that keeps ending is not started at once again; says so as long as that holds.
+    fn start_waits(&mut self, step: &Step) -> bool {
+        let Some(wait_ms) = self.restarts.wanted(self.clock.now().mono_ms()) else { return false };
+        self.counts.add("proxy_starts_held");
+        let ends = self.restarts.strikes();
+        let message =
+            format!("{step}: it ended early {ends} times in a row; the next start is in {wait_ms} ms");
+        self.step_errors.push(ItemError { item: step.item(), message, retry: true });
+        true
     }
 
     fn after_step(&mut self, step: &Step) {
@@ -192,6 +207,7 @@ impl<H: Host> Engine<H> {
             Step::ApplyRows { .. } => self.note_proxy_rows(),
             Step::StartProxy(_) | Step::UpgradeProxy(_) => {
                 let pid = self.read_pid();
+                self.restarts.started(now.mono_ms());
                 let upgraded = matches!(step, Step::UpgradeProxy(_));
                 let kind = if upgraded { "proxy_upgraded" } else { "proxy_started" };
                 self.events.add_with(

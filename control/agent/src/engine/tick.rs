@@ -5,6 +5,7 @@ use crate::clock::Now;
 use crate::host::Host;
 use sluice_api::check::types::VipAddress;
 use sluice_api::status::ItemError;
+use sluice_loader::Link;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -91,6 +92,7 @@ impl<H: Host> Engine<H> {
         let mut due = vec![timers.drift_at];
         due.extend(timers.retry_at);
         due.extend(timers.ledger_at);
+        due.extend(self.restarts.due());
         due.extend(self.next_removal_ms());
         due.extend(self.windows.values().min());
         if !timers.wanted.is_empty() {
@@ -109,6 +111,7 @@ impl<H: Host> Engine<H> {
         }
         let now = self.clock.now();
         let mut again = self.timers.retry_at.is_some_and(|at| at <= now.mono_ms());
+        again |= self.restarts.take_due(now.mono_ms());
         if self.timers.ledger_at.is_some_and(|at| at <= now.mono_ms()) {
             self.retry_ledger();
         }
@@ -200,10 +203,30 @@ impl<H: Host> Engine<H> {
         self.refresh_links(now);
     }
 
+    /// The node says that neighbours or routes changed: looks at once, without asking for any.
+    pub fn links_changed(&mut self) {
+        if self.timers.wanted.is_empty() || self.released {
+            return;
+        }
+        self.counts.add("link_looks");
+        let wanted: BTreeSet<IpAddr> = self.timers.wanted.keys().copied().collect();
+        let links = self.host.look(&wanted);
+        if self.take_links(links, self.clock.now()) {
+            self.reconcile();
+        }
+    }
+
     /// Asks the host; `true` if something changed.
     fn refresh_links(&mut self, now: Now) -> bool {
         let wanted: BTreeSet<IpAddr> = self.timers.wanted.keys().copied().collect();
-        let mut links = self.host.resolve(&wanted);
+        let links = self.host.resolve(&wanted);
+        let changed = self.take_links(links, now);
+        let hurry = self.links_settling(now);
+        self.timers.links_at = now.mono_ms() + if hurry { LINK_HURRY_MS } else { LINK_REFRESH_MS };
+        changed
+    }
+
+    fn take_links(&mut self, mut links: BTreeMap<IpAddr, Link>, now: Now) -> bool {
         // An adopted or former next hop is better than none while the question is fresh.
         for (address, link) in &self.links {
             let fresh =
@@ -213,14 +236,17 @@ impl<H: Host> Engine<H> {
             }
         }
         let changed = links != self.links;
+        let moved = |(address, link): (&IpAddr, &Link)| {
+            links.get(address).is_some_and(|new| new.dst_mac != link.dst_mac)
+        };
+        let moves = self.links.iter().filter(|pair| moved(*pair)).count();
+        self.counts.add_n("next_hop_moves", u64::try_from(moves).unwrap_or(u64::MAX));
         self.links = links;
-        let hurry = self.links_settling(now);
-        self.timers.links_at = now.mono_ms() + if hurry { LINK_HURRY_MS } else { LINK_REFRESH_MS };
         changed
     }
 
     /// Some next hop has been asked for only a short time.
-    pub(crate) fn links_settling(&self, now: Now) -> bool {
+    fn links_settling(&self, now: Now) -> bool {
         let open = |(address, since): (&IpAddr, &u64)| {
             !self.links.contains_key(address) && since + LINK_SETTLE_MS > now.mono_ms()
         };
@@ -254,6 +280,7 @@ impl<H: Host> Engine<H> {
             .filter(|known| found.proxy.as_ref().is_none_or(|p| p.pid != known.pid))
         {
             self.proxy_restarts += 1;
+            self.restarts.ended(now.mono_ms());
             self.counts.add("proxy_deaths");
             let message = format!("process {} is gone", gone.pid);
             self.events.add_with(now, "proxy_died", "proxy", message, &[("pid", u64::from(gone.pid))]);

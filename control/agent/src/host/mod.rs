@@ -79,6 +79,12 @@ pub trait Host {
     /// Next hops of backend addresses, as far as they are known; asks for the others.
     fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link>;
 
+    /// Next hops of backend addresses as they are known now; asks for none. Cheap: called on every change that
+    /// the node tells of.
+    fn look(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link> {
+        self.resolve(addresses)
+    }
+
     /// Previous owners of a VIP's slots are no longer asked; flows without an entry belong to the current ones.
     ///
     /// # Errors

@@ -6,8 +6,10 @@
 
 mod admin;
 mod arp;
+mod gratuitous;
 mod netlink;
 mod proxy;
+pub mod watch;
 
 pub use proxy::{OnEnd, Supervisor};
 
@@ -21,9 +23,11 @@ use sluice_loader::{
     AttachMode, Balancer, Config, Counters, FiveTuple, Link, Mode, Node, NodeConfig, Proto, Trace, VipKey,
     VipSpec,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Mark (`IFA_PROTO`) of hidden addresses the agent added; `ip address` shows it as `proto 0x53`.
 const MARK_HIDDEN: u8 = 0x53;
@@ -33,6 +37,8 @@ const MARK_ANNOUNCED: u8 = 0x54;
 const MESSAGE_PART_CHARS: usize = 400;
 /// Interface index of loopback, in every network namespace.
 const LOOPBACK: u32 = 1;
+/// Routes are asked for again after this time even if no change was heard of: the watcher may have ended.
+const HOPS_AGE_MAX: Duration = Duration::from_secs(30);
 
 /// Where balanced VIP addresses are put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,8 @@ pub struct LinuxConfig {
     pub announce: Announce,
     /// Proxies; `None`: this node runs none.
     pub proxies: Option<Supervisor>,
+    /// Raised when routes, interfaces or addresses changed.
+    pub routes_dirty: watch::Dirty,
 }
 
 /// The machine.
@@ -65,6 +73,15 @@ pub struct LinuxHost {
     balancer: Option<(Balancer, u32)>,
     node: Option<Node>,
     mirror: Observed,
+    hops: Hops,
+}
+
+/// Where packets to backends leave, as last asked of the routing table.
+#[derive(Default)]
+struct Hops {
+    by_address: BTreeMap<IpAddr, netlink::Hop>,
+    interfaces: BTreeMap<u32, netlink::Interface>,
+    asked: Option<Instant>,
 }
 
 fn loader_error(error: sluice_loader::Error) -> HostError {
@@ -107,7 +124,7 @@ fn vip_address(key: &VipKey) -> VipAddress {
 impl LinuxHost {
     /// A machine not looked at yet.
     pub fn new(config: LinuxConfig) -> Self {
-        LinuxHost { config, balancer: None, node: None, mirror: Observed::default() }
+        LinuxHost { config, balancer: None, node: None, mirror: Observed::default(), hops: Hops::default() }
     }
 
     fn iface(&self) -> Result<&str, HostError> {
@@ -210,7 +227,14 @@ impl LinuxHost {
         // A node without an interface of its own to name serves on loopback.
         let on_iface = self.config.announce == Announce::Interface && self.config.iface.is_some();
         let ifindex = if on_iface { self.ifindex()? } else { LOOPBACK };
-        netlink::add_address(address, ifindex, MARK_ANNOUNCED, false).map_err(failed)
+        netlink::add_address(address, ifindex, MARK_ANNOUNCED, false).map_err(failed)?;
+        if ifindex != LOOPBACK {
+            let told = netlink::interface(ifindex).and_then(|i| gratuitous::tell(address, ifindex, i.mac));
+            if let Err(error) = told {
+                tracing::warn!(%address, %error, "neighbours were not told of the address; they find out by asking");
+            }
+        }
+        Ok(())
     }
 
     fn remove_address(&self, address: IpAddr) -> Result<(), HostError> {
@@ -260,21 +284,68 @@ impl LinuxHost {
         }
     }
 
-    fn hop(&self, address: IpAddr, known: &[netlink::Neighbour]) -> Option<Link> {
-        let hop = netlink::route(address).ok().flatten()?;
-        let next = hop.gateway.unwrap_or(address);
-        // Asking also confirms an entry that grows stale, so that a replaced machine's new MAC is learnt.
-        if let Err(error) = netlink::ask_neighbour(next, hop.ifindex) {
-            tracing::debug!(%next, %error, "neighbour not asked for");
+    /// Asks the routing table for every address when it changed, or has not been asked for long.
+    fn refresh_hops(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let dirty = self.config.routes_dirty.swap(false, Ordering::AcqRel);
+        let old = self.hops.asked.is_none_or(|asked| asked.elapsed() > HOPS_AGE_MAX);
+        if dirty || old {
+            self.hops = Hops { asked: Some(Instant::now()), ..Hops::default() };
         }
-        let neighbour = known.iter().find(|n| n.address == next && n.ifindex == hop.ifindex)?;
-        let interface = netlink::interface(hop.ifindex).ok()?;
-        Some(Link {
-            ifindex: hop.ifindex,
-            dst_mac: neighbour.mac?,
-            src_mac: interface.mac,
-            mtu: u16::try_from(interface.mtu).unwrap_or(u16::MAX),
-        })
+        for address in addresses {
+            if !self.hops.by_address.contains_key(address)
+                && let Some(hop) = netlink::route(*address).ok().flatten()
+            {
+                self.hops.by_address.insert(*address, hop);
+            }
+        }
+        for hop in self.hops.by_address.values() {
+            if !self.hops.interfaces.contains_key(&hop.ifindex)
+                && let Ok(interface) = netlink::interface(hop.ifindex)
+            {
+                self.hops.interfaces.insert(hop.ifindex, interface);
+            }
+        }
+    }
+
+    /// Next hops as known; with `ask`, the kernel is made to find or confirm those it is not sure of.
+    fn links(&mut self, addresses: &BTreeSet<IpAddr>, ask: bool) -> BTreeMap<IpAddr, Link> {
+        if addresses.is_empty() {
+            return BTreeMap::new();
+        }
+        self.refresh_hops(addresses);
+        let known = match netlink::neighbours() {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "neighbours cannot be read");
+                return BTreeMap::new();
+            }
+        };
+        let known: HashMap<(IpAddr, u32), netlink::Neighbour> =
+            known.into_iter().map(|n| ((n.address, n.ifindex), n)).collect();
+        let mut asked: BTreeSet<(IpAddr, u32)> = BTreeSet::new();
+        let mut links = BTreeMap::new();
+        for address in addresses {
+            let Some(hop) = self.hops.by_address.get(address) else { continue };
+            let next = (hop.gateway.unwrap_or(*address), hop.ifindex);
+            let neighbour = known.get(&next);
+            // An entry that is not confirmed is asked for before it is needed: a replaced machine's new MAC is
+            // learnt, and a machine that is gone is noticed.
+            if ask
+                && neighbour.is_none_or(|n| !n.confirmed)
+                && asked.insert(next)
+                && let Err(error) = netlink::ask_neighbour(next.0, next.1)
+            {
+                tracing::debug!(next = %next.0, %error, "neighbour not asked for");
+            }
+            let (Some(dst_mac), Some(interface)) =
+                (neighbour.and_then(|n| n.mac), self.hops.interfaces.get(&hop.ifindex))
+            else {
+                continue;
+            };
+            let mtu = u16::try_from(interface.mtu).unwrap_or(u16::MAX);
+            links.insert(*address, Link { ifindex: hop.ifindex, dst_mac, src_mac: interface.mac, mtu });
+        }
+        links
     }
 
     /// The interface may have been made anew, with the program gone from it.
@@ -344,17 +415,11 @@ impl Host for LinuxHost {
     }
 
     fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link> {
-        if addresses.is_empty() {
-            return BTreeMap::new();
-        }
-        let known = match netlink::neighbours() {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::warn!(%error, "neighbours cannot be read");
-                return BTreeMap::new();
-            }
-        };
-        addresses.iter().filter_map(|address| Some((*address, self.hop(*address, &known)?))).collect()
+        self.links(addresses, true)
+    }
+
+    fn look(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link> {
+        self.links(addresses, false)
     }
 
     fn close_window(&mut self, vip: VipAddress) -> Result<(), HostError> {

@@ -49,6 +49,8 @@ const NDA_LLADDR: u16 = 2;
 const NTF_USE: u8 = 1;
 /// Reachable, stale, delay, probe, noarp, permanent: states with a MAC that may be used (neighbour.h).
 const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80;
+/// Reachable, noarp, permanent: states in which the kernel sends without asking.
+const NUD_CONNECTED: u16 = 0x02 | 0x40 | 0x80;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_MTU: u16 = 4;
 const SCOPE_GLOBAL: u8 = 0;
@@ -76,6 +78,8 @@ pub struct Neighbour {
     pub ifindex: u32,
     /// MAC, if its state lets it be used.
     pub mac: Option<[u8; 6]>,
+    /// Confirmed lately or fixed by hand: need not be asked for.
+    pub confirmed: bool,
 }
 
 /// Where packets to a destination leave.
@@ -200,7 +204,8 @@ pub fn neighbours() -> io::Result<Vec<Neighbour>> {
         });
         if let Some(address) = address {
             let mac = mac.filter(|_| state & NUD_VALID != 0);
-            out.push(Neighbour { address, ifindex: u32_at(body, 4), mac });
+            let confirmed = state & NUD_CONNECTED != 0;
+            out.push(Neighbour { address, ifindex: u32_at(body, 4), mac, confirmed });
         }
     })?;
     Ok(out)
