@@ -7,7 +7,7 @@
 use super::load::{Load, Summary};
 use super::row::{Better, Case, Row};
 use super::subject::{self, Endpoint, Origin, Subject};
-use super::{Context, domains};
+use super::{Context, domains, external};
 use anyhow::{Context as _, Result, bail};
 use std::process::Child;
 use std::time::Duration;
@@ -100,9 +100,9 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
     rows.extend(idle_memory(context, &subjects)?);
     drop(subjects);
     rows.extend(poll_modes(context, &origin)?);
+    rows.extend(datagrams(context)?);
     rows.extend(domains::run(context, &origin)?);
     context.note("floor: a relay (proxy) or an answerer of one fixed response (hit) on our io_uring driver that understands nothing");
-    context.note("AF_XDP is no part of the proxy; it is not measured here");
     Ok(rows)
 }
 
@@ -258,6 +258,17 @@ fn held(child: &mut Child) -> Result<u64> {
     let last = text.lines().last().context("tcp-hold said nothing")?;
     let summary: serde_json::Value = serde_json::from_str(last)?;
     Ok(summary["broken"].as_u64().unwrap_or(0) + summary["preconnect_failed"].as_u64().unwrap_or(0))
+}
+
+/// The poll modes and AF_XDP over one datagram echo.
+fn datagrams(context: &Context) -> Result<Vec<Row>> {
+    println!("  poll modes, datagrams");
+    context.note("datagram echo: what the device's receive costs before the socket is on the client's processor, see 'client and server'");
+    let args = ["--rounds", &context.rounds.to_string(), "--seconds", &(context.seconds / 2.0).to_string()];
+    let cpus =
+        ["--server-cpu", &context.subject_cpu.to_string(), "--client-cpu", &context.load_cpu.to_string()];
+    let args: Vec<String> = args.iter().chain(&cpus).map(|a| (*a).to_owned()).collect();
+    external::run(context, "polled", "sluice-bench-polled", &args)
 }
 
 /// Interrupt-driven, kernel-polled and busy-polled, beside each other.

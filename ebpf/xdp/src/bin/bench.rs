@@ -4,7 +4,7 @@
 #![no_main]
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::btf_maps::{Array, LruHashMap, ProgramArray};
+use aya_ebpf::btf_maps::{Array, LruHashMap, ProgramArray, XskMap};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
@@ -50,6 +50,10 @@ static TARGET: ProgramArray<1> = ProgramArray::new();
 static RING: Array<u64, { sluice_abi::SLOTS as usize }> = Array::new();
 #[btf_map]
 static LRU: LruHashMap<FloorKey, u64, { 1 << 21 }> = LruHashMap::new();
+
+/// AF_XDP sockets by queue.
+#[btf_map]
+static SOCKETS: XskMap<1> = XskMap::new();
 
 /// First client address of varied flows.
 const CLIENTS4: u32 = 0x0a64_0000;
@@ -159,6 +163,24 @@ pub fn floor_lru(ctx: XdpContext) -> u32 {
     // SAFETY: `parse` checked 54 bytes.
     unsafe { store(data, mac) };
     XDP_TX
+}
+
+/// IPv4 UDP goes to the AF_XDP socket of the queue, the rest (ARP) to the kernel.
+#[xdp]
+pub fn to_socket(ctx: XdpContext) -> u32 {
+    let data = start(&ctx);
+    if data + ETH_LEN + 28 > end(&ctx) {
+        return XDP_PASS;
+    }
+    // SAFETY: 42 bytes were checked.
+    let (kind, protocol): (u16, u8) = unsafe { (load(data + 12), load(data + ETH_LEN + 9)) };
+    if kind != ETH_IPV4 || protocol != proto::UDP {
+        return XDP_PASS;
+    }
+    // SAFETY: reading the context's own field.
+    match SOCKETS.redirect(unsafe { (*ctx.ctx).rx_queue_index }, XDP_PASS as u64) {
+        Ok(verdict) | Err(verdict) => verdict,
+    }
 }
 
 #[panic_handler]
