@@ -1,4 +1,5 @@
-//! Group `control`: from a change written to traffic following it.
+//! Group `control`: from a change written to traffic following it; the parts of that are in [`super::plan`] and
+//! [`super::l4_change`].
 //!
 //! Each trial writes one new host and polls with requests until the host is answered for. The base is nginx:
 //! its configuration written with the new host, then reloaded.
@@ -52,6 +53,8 @@ pub fn run(context: &Context) -> Result<Vec<Row>> {
     }
     context
         .note("each poll is a request over a connection of its own; the writer's own time is in the figure");
+    rows.extend(super::l4_change::run(context)?);
+    rows.extend(super::plan::run(context)?);
     Ok(rows)
 }
 

@@ -157,7 +157,8 @@ impl Ids {
         Ok((!nothing).then_some(change))
     }
 
-    pub(crate) fn take(&mut self, change: &IdChange) {
+    /// Takes a change over, once it is committed.
+    pub fn take(&mut self, change: &IdChange) {
         for key in &change.forget {
             self.by_key.remove(key);
         }
