@@ -59,6 +59,25 @@ impl FlowTable {
         self.buckets.iter().flatten().copied()
     }
 
+    /// The entry of a flow, if it has one.
+    pub fn entry(&self, hash: u64) -> Option<Entry> {
+        self.bucket(hash).iter().copied().find(|e| e.matches(hash))
+    }
+
+    /// Entries in the bucket of a flow.
+    pub fn crowd(&self, hash: u64) -> usize {
+        self.bucket(hash).iter().filter(|e| !e.is_free()).count()
+    }
+
+    /// Forgets every flow.
+    pub fn clear(&mut self) {
+        self.buckets.fill([Entry(0); BUCKET_ENTRIES]);
+    }
+
+    fn bucket(&self, hash: u64) -> &[Entry; BUCKET_ENTRIES] {
+        &self.buckets[bucket_of(hash, self.buckets.len() as u32 - 1) as usize]
+    }
+
     /// The owner of a packet's flow; `syn`: it begins one.
     pub fn owner(
         &mut self,
@@ -100,19 +119,6 @@ impl FlowTable {
             None => {}
         }
         Owner::Backend(owner)
-    }
-
-    /// The owner of a flow, for a packet that is about it but not of it: nothing is written.
-    pub fn owner_of(&self, hash: u64, slot: Slot, alive: impl Fn(u16) -> bool) -> u16 {
-        let bucket = &self.buckets[bucket_of(hash, self.buckets.len() as u32 - 1) as usize];
-        let entry = bucket.iter().find(|e| e.matches(hash)).map(|e| e.backend());
-        let named = match (slot.previous(), entry) {
-            (0, _) => None,
-            (_, Some(backend)) => Some(backend),
-            (ASK, None) => None,
-            (previous, None) => Some(previous),
-        };
-        named.filter(|&backend| alive(backend)).unwrap_or(slot.current())
     }
 
     /// A free place, else a dead one, else the oldest unconfirmed one; the first of equals is the last place.

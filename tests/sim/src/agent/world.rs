@@ -160,8 +160,6 @@ struct Node {
     drains: BTreeSet<DrainRequest>,
     /// The ledger was opened once.
     has_ledger: bool,
-    /// The source answers nonsense: no single files are seen until all are.
-    blind: bool,
 }
 
 /// One run.
@@ -211,7 +209,6 @@ impl World {
                     news: (0, 0),
                     drains: BTreeSet::new(),
                     has_ledger: false,
-                    blind: false,
                 }
             })
             .collect();
@@ -349,7 +346,7 @@ impl World {
         if let Some(status) = status {
             checks::status_grows(state.name, &mut state.reported, &status)?;
             if status.errors.iter().any(|e| e.message.contains("commit ledger")) {
-                return self.ledger_poisoned(node);
+                self.counters.add("ledger_commits_failed");
             }
         }
         let next = state.booted_ms + engine.next_tick_ms();
@@ -380,14 +377,6 @@ impl World {
         let delay = self.rng.between(1, 5_000);
         self.queue.after(delay, Event::Start { node });
         Ok(())
-    }
-
-    /// After a failed sync the ledger's store answers nothing but errors: the agent's supervisor starts it
-    /// again.
-    fn ledger_poisoned(&mut self, node: usize) -> Check {
-        self.counters.add("ledgers_poisoned");
-        self.nodes[node].engine = None;
-        self.died(node)
     }
 
     fn crash(&mut self, node: usize) -> Check {
@@ -514,9 +503,6 @@ impl World {
     }
 
     fn show(&mut self, node: usize, shown: Shown) -> Check {
-        if self.nodes[node].blind {
-            return Ok(());
-        }
         let held = self.nodes[node].durable.get(&shown.document).copied().unwrap_or(0);
         if shown.what == CONFLICT && held < generation_of(&shown.bytes).unwrap_or(0) {
             return Ok(());
@@ -537,7 +523,6 @@ impl World {
 
     /// The whole directory is looked at again: after a start, and after events were lost.
     fn scan(&mut self, node: usize) -> Check {
-        self.nodes[node].blind = false;
         let mut events = vec![SourceEvent::Listing { files: self.files.keys().cloned().collect() }];
         let files = self.files.iter().map(|(f, t)| (f.clone(), t.clone())).collect::<Vec<_>>();
         events.extend(files.into_iter().map(|(file, text)| SourceEvent::File { file, text: Ok(text) }));
@@ -553,7 +538,6 @@ impl World {
             _ => SourceEvent::File { file: "base.json".to_owned(), text: Err("I/O error".to_owned()) },
         };
         self.counters.add("source_nonsense");
-        self.nodes[node].blind = true;
         let seen_us = self.mono_us(node);
         self.with(node, |engine| engine.on_source(vec![event], seen_us))?;
         self.queue.after(2_000, Event::Scan { node });
@@ -613,14 +597,8 @@ impl World {
             }
         };
         self.note(format_args!("{} drain {request:?} {on}", NODES[node]));
-        let (mut acknowledged, mut poisoned) = (false, false);
-        self.with(node, |engine| match engine.drain(&request, on) {
-            Ok(_) => acknowledged = true,
-            Err(error) => poisoned = format!("{error:?}").contains("commit ledger"),
-        })?;
-        if poisoned && self.nodes[node].engine.is_some() {
-            self.ledger_poisoned(node)?;
-        }
+        let mut acknowledged = false;
+        self.with(node, |engine| acknowledged = engine.drain(&request, on).is_ok())?;
         // An answer from an agent that died in the call never reached the operator.
         if acknowledged && self.nodes[node].engine.is_some() {
             self.counters.add("drains_acknowledged");

@@ -20,12 +20,14 @@ use world::{MakeRules, World};
 /// The family with the product's rules.
 pub const FAMILY: Family = Family {
     name: "l4",
-    run: |seed| run(seed, |scenario| Box::new(model::Model::new(scenario))),
+    run: |seed| run(seed, |scenario, _| Box::new(model::Model::new(scenario))),
     must_happen: &[
         "boxes_failed",
         "changes_in_open_window",
         "changes_of_settled_table",
-        "excuse_moved_box",
+        "excuse_moved_box_began_in_window",
+        "excuse_moved_box_outlived_window",
+        "rehashes",
         "excuse_silent",
         "excuse_syn_raced",
         "flow_evicted",
@@ -37,6 +39,7 @@ pub const FAMILY: Family = Family {
         "flow_untracked",
         "flows_lost_their_backend",
         "flows_moved_box_and_kept",
+        "flows_moved_box_in_window_and_kept",
         "flows_reset",
         "flows_whole",
         "packets_kept_in_window",

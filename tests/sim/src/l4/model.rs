@@ -1,67 +1,103 @@
-//! The product's L4 rules as one box: Maglev tables and slots of `sluice-core`, hashes, slot words and flow
-//! entries of `sluice-abi`.
+//! The product's L4 rules as one box: Maglev tables and slots of `sluice-core`, and its model of the XDP
+//! program, [`decide`], over the layouts of `sluice-abi`.
 //!
-//! The verdict is put together here from those parts, in the order that the abi documents: slot, then, only
-//! while the slot has a history, flow entry, then previous or current owner.
+//! The box keeps the rows and the clock. Which backend a frame went to is read from the frame that came out:
+//! every backend has a MAC of its own. What the flow table had to do with it is read from the table before
+//! and after.
 
 use super::frame::{VIP_PORT, vip_address};
 use super::rules::{Row, Rules, Verdict};
 use super::scenario::{Room, Scenario};
 use crate::queue::Tick;
 use sluice_abi::SLOTS;
-use sluice_abi::flow::{Entry, idle_units, units};
-use sluice_abi::hash::{bucket_of, flow_hash4, flow_hash6, slot_of, vip_seed};
-use sluice_abi::layout::{Bucket, proto};
-use sluice_abi::reason::{DropReason, Event};
-use sluice_abi::slot::Slot;
+use sluice_abi::flow::{idle_units, units};
+use sluice_abi::hash::{flow_hash4, flow_hash6, slot_of, vip_seed};
+use sluice_abi::layout::{BackendValue, VipKey4, VipKey6, VipValue, backend_flag, mode, proto};
+use sluice_abi::reason::Event;
+use sluice_abi::slot::{ASK, Slot};
+use sluice_core::l4::flows::FlowTable;
 use sluice_core::l4::maglev::{Member, owners};
+use sluice_core::l4::packet::{self, Tables, decide};
 use sluice_core::l4::slots::next_slots;
+use std::collections::BTreeMap;
 
-/// Buckets of a table that no run fills.
-const AMPLE_BUCKETS: usize = 1 << 12;
+/// Buckets of a table that no run fills: eight entries each for some hundred flows.
+const AMPLE_BUCKETS: u32 = 1 << 9;
+/// The VIP of TCP and the one of UDP share one table of slots: their pool is the same.
+const VIP: u32 = 1;
+const DEVICE: u32 = 1;
+const MTU: u16 = 1500;
 
 /// A box.
 pub struct Model {
     v6: bool,
-    slots: Vec<Slot>,
-    rows: Vec<Row>,
-    buckets: Vec<Bucket>,
-    idle_units: u32,
+    tables: Tables,
+    flows: FlowTable,
     seeds: [u64; 2],
+    /// Some slot has a history: there may be entries.
+    asks: bool,
 }
 
 /// What a frame says.
 struct Seen {
     hash: u64,
     syn: bool,
-    udp: bool,
 }
 
 impl Model {
     /// A box with nothing in its tables.
     pub fn new(scenario: &Scenario) -> Self {
+        Self::with_secret(scenario, 0)
+    }
+
+    /// A box of the group with this secret.
+    pub fn with_secret(scenario: &Scenario, secret: u64) -> Self {
         let buckets = if scenario.room == Room::Ample { AMPLE_BUCKETS } else { 1 };
-        let seed = |protocol| vip_seed(&vip_address(scenario.v6), VIP_PORT.to_be(), protocol, 0);
+        let addr = vip_address(scenario.v6);
+        let port_be = VIP_PORT.to_be();
+        let seed = |protocol| vip_seed(&addr, port_be, protocol, secret);
+        let mut tables = Tables { ifindex: DEVICE, ..Tables::default() };
+        tables.slots.insert(VIP, vec![Slot::settled(0); SLOTS as usize]);
+        for protocol in [proto::TCP, proto::UDP] {
+            let value = VipValue {
+                id: VIP,
+                mode: mode::L2_DIRECT,
+                seed: seed(protocol),
+                flow_idle_ms: scenario.flow_idle_ms as u32,
+                ..VipValue::default()
+            };
+            if scenario.v6 {
+                tables.vips6.insert(VipKey6 { addr, port_be, proto: protocol, pad: 0 }, value);
+            } else {
+                let addr = [addr[0], addr[1], addr[2], addr[3]];
+                tables.vips4.insert(VipKey4 { addr, port_be, proto: protocol, pad: 0 }, value);
+            }
+        }
         Self {
             v6: scenario.v6,
-            slots: vec![Slot::settled(0); SLOTS as usize],
-            rows: Vec::new(),
-            buckets: vec![Bucket::default(); buckets],
-            idle_units: idle_units(scenario.flow_idle_ms),
+            tables,
+            flows: FlowTable::new(buckets, idle_units(scenario.flow_idle_ms)),
             seeds: [seed(proto::TCP), seed(proto::UDP)],
+            asks: false,
         }
     }
 
     /// Mutation: forget every flow.
     pub fn forget_flows(&mut self) {
-        self.buckets.fill(Bucket::default());
+        self.flows.clear();
     }
 
     /// Mutation: owners by another rule than Maglev's.
     pub fn publish_owners(&mut self, rows: &[Row], owner: impl Fn(u32) -> u16) {
         let owners: Vec<u16> = (0..SLOTS).map(owner).collect();
-        self.slots = next_slots(&self.slots, &owners);
-        self.rows = rows.to_vec();
+        self.take(rows, &owners);
+    }
+
+    fn take(&mut self, rows: &[Row], owners: &[u16]) {
+        let slots = self.tables.slots.entry(VIP).or_default();
+        *slots = next_slots(slots, owners);
+        self.asks = true;
+        self.tables.backends = rows.iter().map(|row| (row.id, value(row))).collect();
     }
 
     fn read(&self, frame: &[u8]) -> Seen {
@@ -78,77 +114,40 @@ impl Model {
         } else {
             flow_hash4(seed, word(26) as u32, sport)
         };
-        Seen { hash, syn: !udp && frame[ports + 13] & 0x12 == 0x02, udp }
+        Seen { hash, syn: !udp && frame[ports + 13] & 0x12 == 0x02 }
     }
 
-    fn alive(&self, id: u16) -> bool {
-        self.rows.iter().any(|r| r.id == id && r.is_alive())
-    }
-
-    fn bucket(&mut self, hash: u64) -> &mut [u64] {
-        let at = bucket_of(hash, self.buckets.len() as u32 - 1) as usize;
-        &mut self.buckets[at].entries
-    }
-
-    /// Make an entry: a free or dead place, then the oldest that never talked. `None`: all talk.
-    fn insert(&mut self, entry: Entry, hash: u64, now: u64) -> Option<bool> {
-        let idle = self.idle_units;
-        let bucket = self.bucket(hash);
-        let dead = |e: &u64| Entry(*e).is_free() || Entry(*e).age(now) > idle;
-        if let Some(place) = bucket.iter_mut().find(|e| dead(e)) {
-            *place = entry.0;
-            return Some(false);
-        }
-        let silent =
-            bucket.iter_mut().filter(|e| !Entry(**e).confirmed()).max_by_key(|e| Entry(**e).age(now))?;
-        *silent = entry.0;
-        Some(true)
-    }
-
-    fn with_history(&mut self, now: u64, seen: &Seen, slot: Slot) -> Verdict {
-        let hash = seen.hash;
-        let idle = self.idle_units;
-        let live = |e: &u64| Entry(*e).matches(hash) && Entry(*e).age(now) <= idle;
-        let held = self.bucket(hash).iter().copied().find(|e| live(e)).map(Entry);
-        if let Some(entry) = held {
-            let (backend, event) = if self.alive(entry.backend()) {
-                (entry.backend(), Event::FlowHit)
-            } else {
-                (slot.current(), Event::FlowRehomed)
-            };
-            // A slot without owner makes no entry: its flow may find its backend alive again.
-            if !self.alive(backend) {
-                return Verdict::Dropped(DropReason::NoBackend);
-            }
-            let next = Entry::new(hash, backend, now).touched(now);
-            self.bucket(hash).iter_mut().filter(|e| live(e)).for_each(|e| *e = next.0);
-            return self.to(backend, Some(event));
-        }
-        if !slot.window_open() {
-            return self.to(slot.current(), None);
-        }
-        let (backend, event) = if seen.syn || !self.alive(slot.previous()) {
-            (slot.current(), if seen.syn { Event::FlowNew } else { Event::FlowRehomed })
-        } else {
-            (slot.previous(), Event::FlowKept)
-        };
-        if !self.alive(backend) {
-            return Verdict::Dropped(DropReason::NoBackend);
-        }
-        match self.insert(Entry::new(hash, backend, now), hash, now) {
-            Some(false) => self.to(backend, Some(event)),
-            Some(true) => self.to(backend, Some(Event::FlowEvicted)),
-            None if seen.syn && !seen.udp => Verdict::Dropped(DropReason::FlowTableFull),
-            None => self.to(backend, Some(Event::FlowUntracked)),
+    /// What the flow table had to do with a packet, from its entry and the entries of its bucket before and
+    /// after.
+    fn event(&self, seen: &Seen, slot: Slot, before: (Option<u16>, usize)) -> Option<Event> {
+        let after = (self.flows.entry(seen.hash).map(|e| e.backend()), self.flows.crowd(seen.hash));
+        match (before.0, after.0) {
+            (Some(was), Some(is)) if was == is => Some(Event::FlowHit),
+            (Some(_), _) if seen.syn => Some(Event::FlowNew),
+            (Some(_), _) => Some(Event::FlowRehomed),
+            (None, Some(_)) if after.1 == before.1 => Some(Event::FlowEvicted),
+            (None, Some(is)) if is == slot.current() => Some(Event::FlowNew),
+            (None, Some(_)) => Some(Event::FlowKept),
+            (None, None) if slot.window_open() => Some(Event::FlowUntracked),
+            (None, None) => None,
         }
     }
+}
 
-    fn to(&self, backend: u16, event: Option<Event>) -> Verdict {
-        if self.alive(backend) {
-            Verdict::To { backend, event }
-        } else {
-            Verdict::Dropped(DropReason::NoBackend)
-        }
+/// A backend's MAC carries its id.
+fn mac(id: u16) -> [u8; 6] {
+    let [high, low] = id.to_be_bytes();
+    [2, 0, 0, 1, high, low]
+}
+
+fn value(row: &Row) -> BackendValue {
+    let alive = if row.is_alive() { backend_flag::ALIVE } else { 0 };
+    BackendValue {
+        dst_mac: mac(row.id),
+        flags: backend_flag::PRESENT | backend_flag::HAS_LINK | alive,
+        mtu: MTU,
+        ifindex: DEVICE,
+        ..BackendValue::default()
     }
 }
 
@@ -157,25 +156,48 @@ impl Rules for Model {
         let names: Vec<String> = rows.iter().map(|r| format!("node{}", r.id)).collect();
         let members: Vec<Member<'_>> =
             rows.iter().zip(&names).map(|(r, name)| Member { name, weight: r.share(), id: r.id }).collect();
-        self.slots = next_slots(&self.slots, &owners(&members));
-        self.rows = rows.to_vec();
+        self.take(rows, &owners(&members));
     }
 
     fn close_windows(&mut self, _now: Tick) {
-        self.slots.iter_mut().for_each(|slot| *slot = slot.closed());
+        self.tables.slots.values_mut().flatten().for_each(|slot| *slot = slot.closed());
+    }
+
+    fn sweep(&mut self, now: Tick) {
+        if !self.asks {
+            return;
+        }
+        self.flows.sweep(units(now * 1_000_000));
+        let mut named: BTreeMap<u32, Vec<u16>> = BTreeMap::new();
+        for entry in self.flows.entries().filter(|e| !e.is_free()) {
+            named.entry(entry.slot()).or_default().push(entry.backend());
+        }
+        self.asks = false;
+        for (n, slot) in (0..).zip(self.tables.slots.values_mut().flatten()) {
+            let agrees = || named.get(&n).is_none_or(|ids| ids.iter().all(|id| *id == slot.current()));
+            if slot.previous() == ASK && agrees() {
+                *slot = Slot::settled(slot.current());
+            }
+            self.asks |= slot.previous() != 0;
+        }
     }
 
     fn decide(&mut self, now: Tick, frame: &[u8]) -> Verdict {
         let seen = self.read(frame);
-        let slot = self.slots[slot_of(seen.hash) as usize];
-        if slot.previous() == 0 {
-            return self.to(slot.current(), None);
+        let slot = self.slots()[slot_of(seen.hash) as usize];
+        let before = (self.flows.entry(seen.hash).map(|e| e.backend()), self.flows.crowd(seen.hash));
+        match decide(&self.tables, &mut self.flows, units(now * 1_000_000), frame) {
+            packet::Verdict::Pass => Verdict::Passed,
+            packet::Verdict::Drop(_, reason) => Verdict::Dropped(reason),
+            packet::Verdict::Transmit(out) | packet::Verdict::Redirect(_, out) => {
+                let backend = u16::from_be_bytes([out[4], out[5]]);
+                Verdict::To { backend, event: self.event(&seen, slot, before) }
+            }
         }
-        self.with_history(units(now * 1_000_000), &seen, slot)
     }
 
     fn slots(&self) -> &[Slot] {
-        &self.slots
+        &self.tables.slots[&VIP]
     }
 
     fn slot_of(&self, frame: &[u8]) -> u32 {

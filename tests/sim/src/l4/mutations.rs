@@ -21,6 +21,8 @@ enum Broken {
     Death,
     /// The slots are dealt out in turn, not by Maglev.
     Disruption,
+    /// Each box of the group hashes in its own way.
+    Hash,
 }
 
 struct BrokenBox {
@@ -52,11 +54,16 @@ impl Rules for BrokenBox {
                     takers.get(n as usize % takers.len().max(1)).copied().unwrap_or(0)
                 });
             }
+            Broken::Hash => self.inner.publish(rows),
         }
     }
 
     fn close_windows(&mut self, now: Tick) {
         self.inner.close_windows(now);
+    }
+
+    fn sweep(&mut self, now: Tick) {
+        self.inner.sweep(now);
     }
 
     fn decide(&mut self, now: Tick, frame: &[u8]) -> Verdict {
@@ -72,27 +79,29 @@ impl Rules for BrokenBox {
     }
 }
 
-fn make(scenario: &Scenario, broken: Broken) -> Box<dyn Rules> {
-    Box::new(BrokenBox { inner: Model::new(scenario), broken })
+fn make(scenario: &Scenario, at: usize, broken: Broken) -> Box<dyn Rules> {
+    let secret = if broken == Broken::Hash { at as u64 } else { 0 };
+    Box::new(BrokenBox { inner: Model::with_secret(scenario, secret), broken })
 }
 
 /// Every mutation: what is broken, how to make it, and the checkers of which one must catch it.
 pub const MUTATIONS: &[(&str, MakeRules, &[&str])] = &[
-    ("previous owner not remembered", |s| make(s, Broken::PreviousOwner), &["flow_keeps_backend"]),
-    ("flow table forgets at a change", |s| make(s, Broken::FlowTable), &["flow_keeps_backend"]),
+    ("previous owner not remembered", |s, at| make(s, at, Broken::PreviousOwner), &["flow_keeps_backend"]),
+    ("flow table forgets at a change", |s, at| make(s, at, Broken::FlowTable), &["flow_keeps_backend"]),
     (
         "draining backend stays in the slots",
-        |s| make(s, Broken::Drain),
+        |s, at| make(s, at, Broken::Drain),
         &["draining_gets_no_new_flow", "shares_follow_weights"],
     ),
     (
         "dead backend counts as alive",
-        |s| make(s, Broken::Death),
+        |s, at| make(s, at, Broken::Death),
         &["goes_to_living_backend", "shares_follow_weights"],
     ),
     (
         "slots dealt out in turn",
-        |s| make(s, Broken::Disruption),
+        |s, at| make(s, at, Broken::Disruption),
         &["disruption_is_bounded", "shares_follow_weights"],
     ),
+    ("boxes of a group hash in different ways", |s, at| make(s, at, Broken::Hash), &["flow_keeps_backend"]),
 ];

@@ -61,6 +61,8 @@ pub trait Rules {
     fn publish(&mut self, rows: &[Row]);
     /// The previous owners have been remembered long enough.
     fn close_windows(&mut self, now: Tick);
+    /// Entries of flows that ended are freed, and slots that nothing disagrees with stop asking.
+    fn sweep(&mut self, now: Tick);
     /// Where a frame goes.
     fn decide(&mut self, now: Tick, frame: &[u8]) -> Verdict;
     /// Slots of the VIP.

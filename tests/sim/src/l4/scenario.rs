@@ -42,6 +42,8 @@ pub enum Change {
     Up(u16),
     /// A box fails: its flows come to another, which never saw them.
     BoxFails(u32),
+    /// The router spreads the flows over the boxes in another way: some come to a box that never saw them.
+    Rehash(u64),
 }
 
 /// Room of the flow table.
@@ -98,8 +100,12 @@ impl Scenario {
             (1..=rng.between(BACKENDS.0, BACKENDS.1)).map(|id| (id as u16, draw_weight(rng))).collect();
         let flow_idle_ms = rng.between(1_000, 60_000);
         let length = flow_idle_ms * rng.between(1, 4);
-        let boxes = if rng.chance(300) { 2 } else { 1 };
+        let boxes = if rng.chance(400) { 2 } else { 1 };
         let mut changes = draw_changes(rng, &backends, length);
+        if boxes > 1 {
+            changes.extend(draw_rehashes(rng, &changes, length));
+            changes.sort_by_key(|(at, _)| *at);
+        }
         if boxes > 1 && rng.chance(700) {
             changes.push((rng.below(length), Change::BoxFails(rng.below(2) as u32)));
             changes.sort_by_key(|(at, _)| *at);
@@ -135,6 +141,21 @@ fn draw_flow(rng: &mut Rng, length: Tick, flow_idle_ms: u64) -> FlowPlan {
         gap: (low, rng.between(low, longest.max(low))),
         reuses: if rng.chance(100) { rng.between(1, 3) as u32 } else { 0 },
     }
+}
+
+/// Longest time from a change to the re-hash that meets it: while the tables of two boxes differ.
+const SOON: Tick = 600;
+
+/// Re-hashes at any time, and some just after a change, while the boxes' tables differ.
+fn draw_rehashes(rng: &mut Rng, changes: &[(Tick, Change)], length: Tick) -> Vec<(Tick, Change)> {
+    let mut rehashes: Vec<(Tick, Change)> =
+        (0..rng.between(0, 3)).map(|n| (rng.below(length), Change::Rehash(n + 1))).collect();
+    for (at, _) in changes {
+        if rng.chance(400) {
+            rehashes.push((at + rng.below(SOON), Change::Rehash(100 + at)));
+        }
+    }
+    rehashes
 }
 
 /// What the operator knows of a backend while changes are drawn.

@@ -18,6 +18,7 @@ use crate::rng::Rng;
 use crate::trace::Trace;
 use sluice_abi::hash::mix64;
 use sluice_abi::reason::{DropReason, Event as FlowEvent};
+use sluice_abi::slot::Slot;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A client repeats its SYN after this, as Linux does (RFC 6298: 1 s).
@@ -28,6 +29,9 @@ const SYN_TRIES: u32 = 5;
 
 /// Silence beyond the VIP's promise before the addresses and ports of an ended flow are used again: TIME-WAIT.
 const TIME_WAIT: Tick = 60_000;
+
+/// Between two sweeps of a box's flow table, as its agent does them.
+const SWEEP: Tick = 5_000;
 
 /// Node numbers of the network.
 const CLIENT: u32 = 0;
@@ -43,7 +47,8 @@ const fn backend_node(id: u16) -> u32 {
 pub struct Excuses {
     /// It was silent for longer than the VIP's `flow_idle_ms`.
     pub silent: bool,
-    /// It came to another box while the tables of the two were not the same and settled.
+    /// It came to another box, whose table cannot know its backend: it began inside a window, or it outlived one,
+    /// so that an entry of the first box alone keeps it.
     pub moved_box: bool,
     /// Its own SYN was repeated or late and met another owner than the first.
     pub syn_raced: bool,
@@ -99,6 +104,10 @@ struct Flow {
     excuses: Excuses,
     /// When a box last saw it, and which.
     seen: Option<(Tick, usize)>,
+    /// Its slot had an open window when it began.
+    began_in_window: bool,
+    /// A window closed while its slot named another owner: it lives on by an entry, which one box has.
+    outlived_window: bool,
 }
 
 struct Balancer {
@@ -107,10 +116,11 @@ struct Balancer {
     up: bool,
     number: u64,
     evicted: bool,
+    swept_at: Tick,
 }
 
-/// Makes the rules of a box from the scenario.
-pub type MakeRules = fn(&Scenario) -> Box<dyn Rules>;
+/// Makes the rules of a numbered box from the scenario.
+pub type MakeRules = fn(&Scenario, usize) -> Box<dyn Rules>;
 
 /// One run.
 pub struct World {
@@ -124,6 +134,8 @@ pub struct World {
     boxes: Vec<Balancer>,
     rows: Vec<Row>,
     number: u64,
+    /// How the router spreads flows.
+    salt: u64,
     connections: BTreeSet<(u16, usize, u32)>,
 }
 
@@ -136,11 +148,11 @@ impl World {
             .map(|(id, weight)| Row { id: *id, weight: *weight, state: RowState::Active })
             .collect();
         let boxes = (0..scenario.boxes)
-            .map(|_| {
-                let mut rules = make(&scenario);
+            .map(|at| {
+                let mut rules = make(&scenario, at as usize);
                 rules.publish(&rows);
                 rules.close_windows(0);
-                Balancer { rules, rows: rows.clone(), up: true, number: 0, evicted: false }
+                Balancer { rules, rows: rows.clone(), up: true, number: 0, evicted: false, swept_at: 0 }
             })
             .collect();
         let flows = scenario
@@ -155,6 +167,8 @@ impl World {
                 first_syn: None,
                 excuses: Excuses::default(),
                 seen: None,
+                began_in_window: false,
+                outlived_window: false,
             })
             .collect();
         let mut queue = Queue::default();
@@ -176,6 +190,7 @@ impl World {
             boxes,
             rows,
             number: 0,
+            salt: 0,
             connections: BTreeSet::new(),
         }
     }
@@ -223,6 +238,8 @@ impl World {
         state.first_syn = None;
         state.excuses = Excuses::default();
         state.seen = None;
+        state.began_in_window = false;
+        state.outlived_window = false;
         let incarnation = state.incarnation;
         self.counters.add(if plan.udp { "flows_udp" } else { "flows_tcp" });
         if plan.udp {
@@ -290,7 +307,7 @@ impl World {
     /// The router: flows are spread over the boxes that are up.
     fn route(&self, flow: usize) -> Option<usize> {
         let up: Vec<usize> = (0..self.boxes.len()).filter(|at| self.boxes[*at].up).collect();
-        (!up.is_empty()).then(|| up[(mix64(flow as u64) % up.len() as u64) as usize])
+        (!up.is_empty()).then(|| up[(mix64(flow as u64 ^ self.salt << 32) % up.len() as u64) as usize])
     }
 
     fn send(&mut self, flow: usize, kind: Kind) {
@@ -307,12 +324,16 @@ impl World {
             return Ok(());
         }
         let now = self.queue.now();
+        if now - self.boxes[at].swept_at >= SWEEP {
+            self.boxes[at].swept_at = now;
+            self.boxes[at].rules.sweep(now);
+        }
         let bytes = frame(self.scenario.v6, packet.flow as u32, packet.kind);
         let current = packet.incarnation == self.flows[packet.flow].incarnation;
         if current {
             self.excuse(at, packet, &bytes);
         }
-        let slot = self.boxes[at].rules.slots()[self.boxes[at].rules.slot_of(&bytes) as usize];
+        let slot = self.slot(at, &bytes);
         let verdict = self.boxes[at].rules.decide(now, &bytes);
         self.trace.note(
             now,
@@ -356,22 +377,41 @@ impl World {
     /// Note what lets this flow move, before the box decides.
     fn excuse(&mut self, at: usize, packet: Packet, bytes: &[u8]) {
         let now = self.queue.now();
-        let Some((last, last_at)) = self.flows[packet.flow].seen.replace((now, at)) else { return };
-        let excuses = &mut self.flows[packet.flow].excuses;
-        if now - last > self.scenario.flow_idle_ms && !excuses.silent {
-            excuses.silent = true;
+        let slot = self.slot(at, bytes);
+        let flow = &mut self.flows[packet.flow];
+        let seen = flow.seen.replace((now, at));
+        if seen.is_none() || packet.kind == Kind::Syn {
+            flow.began_in_window |= slot.window_open();
+        }
+        let Some((last, last_at)) = seen else { return };
+        if now - last > self.scenario.flow_idle_ms && !flow.excuses.silent {
+            flow.excuses.silent = true;
             self.counters.add("excuse_silent");
         }
-        if last_at != at && !excuses.moved_box {
-            let (old, new) = (&self.boxes[last_at], &self.boxes[at]);
-            let old_slot = old.rules.slots()[old.rules.slot_of(bytes) as usize];
-            if old_slot.previous() != 0 || old.number != new.number {
-                excuses.moved_box = true;
-                self.counters.add("excuse_moved_box");
+        let Some(owner) = flow.owner.filter(|_| last_at != at && !flow.excuses.moved_box) else { return };
+        // Without an entry the box goes by the slot.
+        let named = if slot.window_open() { slot.previous() } else { slot.current() };
+        let what = if owner == named {
+            if slot.window_open() { "flows_moved_box_in_window_and_kept" } else { "flows_moved_box_and_kept" }
+        } else {
+            flow.excuses.moved_box = true;
+            if flow.began_in_window {
+                "excuse_moved_box_began_in_window"
+            } else if flow.outlived_window {
+                "excuse_moved_box_outlived_window"
             } else {
-                self.counters.add("flows_moved_box_and_kept");
+                // Older than the window, and yet the slot's previous owner is not its own: nothing excuses that.
+                flow.excuses.moved_box = false;
+                "flows_moved_box_unexplained"
             }
-        }
+        };
+        self.counters.add(what);
+    }
+
+    /// The slot of a frame at a box.
+    fn slot(&self, at: usize, bytes: &[u8]) -> Slot {
+        let rules = &self.boxes[at].rules;
+        rules.slots()[rules.slot_of(bytes) as usize]
     }
 
     fn note_event(&mut self, at: usize, flow: usize, event: Option<FlowEvent>) {
@@ -434,7 +474,9 @@ impl World {
             } else {
                 "flows_lost_their_backend"
             });
+            // On its new backend it begins again, for whoever asks which table can know of it.
             flow.owner = Some(went_to);
+            flow.began_in_window |= window;
         } else if window {
             self.counters.add("packets_kept_in_window");
         }
@@ -496,6 +538,11 @@ impl World {
                 self.counters.add("boxes_failed");
                 return;
             }
+            Change::Rehash(salt) => {
+                self.salt = salt;
+                self.counters.add("rehashes");
+                return;
+            }
         }
         self.number += 1;
         for at in 0..self.boxes.len() {
@@ -528,6 +575,12 @@ impl World {
     fn close_windows(&mut self, at: usize, number: u64) {
         // A later change has opened windows that must stay open for the whole promise.
         if self.boxes[at].up && self.boxes[at].number == number {
+            for flow in 0..self.flows.len() {
+                let kind = if self.scenario.flows[flow].udp { Kind::Datagram } else { Kind::Data };
+                let slot = self.slot(at, &frame(self.scenario.v6, flow as u32, kind));
+                let flow = &mut self.flows[flow];
+                flow.outlived_window |= flow.owner.is_some_and(|owner| owner != slot.current());
+            }
             self.boxes[at].rules.close_windows(self.queue.now());
             self.counters.add("windows_closed");
             self.trace.note(self.queue.now(), format_args!("box {at} closes the windows of change {number}"));
