@@ -82,6 +82,9 @@ struct Args {
     /// Outer source of 6in6 and 4in6; its low 16 bits vary with the flow.
     #[arg(long, value_name = "ADDR")]
     outer_source6: Option<Ipv6Addr>,
+    /// Echo replies, and again too-big messages, that each processor makes for VIPs a second; 0: none.
+    #[arg(long, value_name = "N", default_value_t = sluice_abi::icmp::PER_SECOND_DEFAULT)]
+    icmp_per_second: u32,
     /// Take everything off this node (XDP, pins, addresses, proxy) and end. The ledger and the documents stay.
     #[arg(long)]
     release: bool,
@@ -185,6 +188,7 @@ fn balancer_config(args: &Args) -> Result<sluice_loader::Config> {
     config.vips = args.vips_max;
     config.flow_buckets = args.flow_buckets;
     config.secret = secret(args)?;
+    config.icmp_per_second = args.icmp_per_second;
     config.outer_src4 = args.outer_source.unwrap_or(config.outer_src4);
     config.outer_src6 = args.outer_source6.unwrap_or(config.outer_src6);
     Ok(config)

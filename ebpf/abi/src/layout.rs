@@ -187,21 +187,33 @@ const _: () = assert!(size_of::<Bucket>() == 64);
 
 /// Drops of a VIP by reason.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DropCounts {
     /// By [`crate::reason::DropReason`] number.
     pub packets: [u64; DROP_REASONS],
 }
-const _: () = assert!(size_of::<DropCounts>() == 256);
+const _: () = assert!(size_of::<DropCounts>() == 512);
+
+impl Default for DropCounts {
+    fn default() -> Self {
+        DropCounts { packets: [0; DROP_REASONS] }
+    }
+}
 
 /// Events.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventCounts {
     /// By [`crate::reason::Event`] number.
     pub packets: [u64; EVENTS],
 }
-const _: () = assert!(size_of::<EventCounts>() == 256);
+const _: () = assert!(size_of::<EventCounts>() == 512);
+
+impl Default for EventCounts {
+    fn default() -> Self {
+        EventCounts { packets: [0; EVENTS] }
+    }
+}
 
 /// Traffic to a backend.
 #[repr(C)]

@@ -7,6 +7,7 @@
 //! * [`layout`]: keys and values of the maps.
 //! * [`hash`]: flow hash, Maglev slot, bucket and tag.
 //! * [`flow`]: one flow entry in 64 bits, and its clock.
+//! * [`icmp`]: limits of the ICMP messages the programs make.
 //! * [`slot`]: current and previous owner of a Maglev slot in 32 bits.
 //! * [`reason`]: drop reasons and events, by name.
 //! * [`sum`]: Internet checksum arithmetic (RFC 1071, RFC 1624).
@@ -16,13 +17,14 @@
 
 pub mod flow;
 pub mod hash;
+pub mod icmp;
 pub mod layout;
 pub mod reason;
 pub mod slot;
 pub mod sum;
 
 /// Raised with every change of a layout, hash or meaning in this crate.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Slots of every VIP: a prime, so that every offset/skip pair of Maglev visits all of them
 /// (Eisenbud and others, NSDI 2016, section 3.4), and large enough for 1 % balance with 650 backends.

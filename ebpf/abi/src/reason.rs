@@ -35,10 +35,10 @@ macro_rules! named {
 }
 
 /// Places for drop counters of a VIP; numbers below it.
-pub const DROP_REASONS: usize = 32;
+pub const DROP_REASONS: usize = 64;
 
 /// Places for event counters; numbers below it.
-pub const EVENTS: usize = 32;
+pub const EVENTS: usize = 64;
 
 named! {
     /// Why a packet for a forwarded VIP ended here.
@@ -77,6 +77,8 @@ named! {
     DecapMalformed = 16, "decap_malformed";
     /// Encapsulated packet for this node whose inner destination is none of its VIPs.
     DecapUnknownVip = 17, "decap_unknown_vip";
+    /// An echo request for a VIP beyond what this processor answers a second.
+    EchoLimited = 46, "echo_limited";
 }
 
 named! {
@@ -106,6 +108,10 @@ named! {
     TooBigSent = 11, "too_big_sent";
     /// Decapsulated and passed to the node's own stack.
     Decapsulated = 12, "decapsulated";
+    /// A too-big message that was not sent: this processor sent enough this second.
+    TooBigLimited = 41, "too_big_limited";
+    /// An echo request for a VIP answered here.
+    EchoAnswered = 42, "echo_answered";
 }
 
 #[cfg(test)]

@@ -11,6 +11,14 @@ pub const fn fold(mut sum: u32) -> u16 {
     sum as u16
 }
 
+/// Folds a sum of fewer than 2^32 words of 16 or 32 bits to 16 bits.
+#[inline(always)]
+pub const fn fold64(mut sum: u64) -> u16 {
+    sum = (sum & 0xffff_ffff) + (sum >> 32);
+    sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+    fold(sum as u32)
+}
+
 /// Sum of a 32-bit word's two halves.
 #[inline(always)]
 pub const fn halves(word: u32) -> u32 {
@@ -59,6 +67,18 @@ mod tests {
         }
         h[10..12].copy_from_slice(&c.to_le_bytes());
         assert_eq!(full(&h), 0);
+    }
+
+    #[test]
+    fn wide_words_sum_as_narrow_ones() {
+        for n in 0..200u64 {
+            let words: [u32; 9] = core::array::from_fn(|i| {
+                (n + 1).wrapping_mul(0x9e37_79b9 * (i as u64 + 7)) as u32 | (n as u32) << 31
+            });
+            let wide = words.iter().map(|&w| u64::from(w)).sum();
+            assert_eq!(fold64(wide), fold(words.iter().map(|&w| halves(w)).sum()), "{n}");
+        }
+        assert_eq!(fold64(u64::from(u32::MAX) * 400), 0xffff);
     }
 
     #[test]

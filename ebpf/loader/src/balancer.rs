@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfLoader};
 use sluice_abi::layout::{
     AddrValue, DropCounts, EventCounts, META_MAGIC, Meta, Traffic, VipKey4, VipKey6, VipValue, map,
 };
-use sluice_abi::{ABI_VERSION, BACKEND_ID_MAX, BUCKET_ENTRIES, FLOW_BUCKETS_MAX, SLOTS};
+use sluice_abi::{ABI_VERSION, BACKEND_ID_MAX, BUCKET_ENTRIES, FLOW_BUCKETS_MAX, SLOTS, icmp};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -116,7 +116,9 @@ impl Balancer {
             idle_units: 0,
             secret: config.secret,
         });
+        let interval = icmp::interval_ns(config.icmp_per_second);
         let mut loader = EbpfLoader::new();
+        loader.override_global(icmp::INTERVAL_SYMBOL, &interval, true);
         for name in [map::VIPS4, map::VIPS6, map::ADDRS, map::TABLES, map::DROPS] {
             loader.map_max_entries(name, meta.vips);
         }

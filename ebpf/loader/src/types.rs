@@ -158,6 +158,8 @@ pub struct Config {
     pub outer_src4: Ipv4Addr,
     /// Outer source of 6in6 and 4in6; the low 16 bits vary with the flow.
     pub outer_src6: Ipv6Addr,
+    /// Echo replies, and again too-big messages, that one processor makes a second; 0: none.
+    pub icmp_per_second: u32,
 }
 
 impl Config {
@@ -174,6 +176,7 @@ impl Config {
             secret: 0,
             outer_src4: Ipv4Addr::new(172, 16, 0, 0),
             outer_src6: Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0),
+            icmp_per_second: sluice_abi::icmp::PER_SECOND_DEFAULT,
         }
     }
 }

@@ -6,7 +6,7 @@ use sluice_abi::hash::{mix64, vip_seed};
 use sluice_abi::layout::{
     AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto,
 };
-use sluice_abi::reason::DropReason;
+use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::{ASK, Slot};
 use sluice_abi::{SLOTS, sum};
 use sluice_core::l4::flows::FlowTable;
@@ -55,12 +55,17 @@ struct World {
 
 fn backend(id: u16) -> (BackendSpec, BackendValue) {
     let last = id as u8;
-    // 1..=3 whole, 4 only IPv6, 5 without a link, 6 dead, 7 with a small MTU.
+    // 1..=3 whole, 4 only IPv6, 5 without a link, 6 dead, 7 with a small MTU, 2 with one below 1500.
     let link = Link {
         ifindex: LOOPBACK,
         dst_mac: [2, 0, 0, 0, 1, last],
         src_mac: [2; 6],
-        mtu: if id == 7 { 60 } else { 1500 },
+        // One for each family to be too small and to be told of.
+        mtu: match id {
+            7 => 100,
+            2 => 1400,
+            _ => 1500,
+        },
     };
     let spec = BackendSpec {
         id,
@@ -94,6 +99,8 @@ fn backend(id: u16) -> (BackendSpec, BackendValue) {
 fn world() -> World {
     let mut config = Config::new("/nonexistent", vec![]);
     config.flow_buckets = FLOW_BUCKETS;
+    // The model knows no clock for messages.
+    config.icmp_per_second = 1_000_000_000;
     let mut balancer = Balancer::open_detached(&config).unwrap();
     let mut tables = Tables { ifindex: LOOPBACK, ..Tables::default() };
     for id in 1..=7 {
@@ -163,7 +170,10 @@ fn frame(r: &mut Random) -> Vec<u8> {
     let last = 1 + r.below(4) as u8;
     let port: u16 = [80, 443, 8080][r.below(3) as usize];
     let sport = 1024 + r.below(200) as u16;
-    let body = vec![0x5a; r.below(60) as usize];
+    if r.one_in(12) {
+        return icmp(r, six);
+    }
+    let body = vec![0x5a; if r.one_in(16) { 1290 + r.below(160) } else { r.below(60) } as usize];
     let mut l4 = sport.to_be_bytes().to_vec();
     l4.extend(port.to_be_bytes());
     if tcp {
@@ -183,31 +193,74 @@ fn frame(r: &mut Random) -> Vec<u8> {
     } else {
         17
     };
+    let mut f = wrapped(r, six, protocol, last, &l4);
+    f[if six { 21 } else { 22 }] = ttl;
+    if !six {
+        checksum4(&mut f);
+    }
+    mutate(r, &mut f);
+    f
+}
+
+/// Ethernet and IP around a payload for the VIP address `last`.
+fn wrapped(r: &mut Random, six: bool, protocol: u8, last: u8, l4: &[u8]) -> Vec<u8> {
     let mut f = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     if six {
         f.extend([0x86, 0xdd, 0x60 | r.below(16) as u8, r.below(256) as u8, 0, 0]);
         f.extend((l4.len() as u16).to_be_bytes());
-        f.extend([protocol, ttl]);
+        f.extend([protocol, 64]);
         f.extend(v6(100 + r.below(50) as u8));
         f.extend(v6(last));
     } else {
         let options = if r.one_in(8) { 4 * r.below(11) as usize } else { 0 };
-        let mut ip = vec![0x45 + (options / 4) as u8, r.below(256) as u8];
-        ip.extend((20 + options as u16 + l4.len() as u16).to_be_bytes());
+        f.extend([0x08, 0x00, 0x45 + (options / 4) as u8, r.below(256) as u8]);
+        f.extend((20 + options as u16 + l4.len() as u16).to_be_bytes());
         let fragment: u16 =
             if r.one_in(24) { [0x2000, 0x0001, 0x4001, 0x8000][r.below(4) as usize] } else { 0x4000 };
-        ip.extend([0, 1]);
-        ip.extend(fragment.to_be_bytes());
-        ip.extend([ttl, protocol, 0, 0]);
-        ip.extend(v4(100 + r.below(50) as u8));
-        ip.extend(v4(last));
-        ip.extend(vec![1; options]);
-        let check = !sum::fold(ip.chunks(2).map(|c| u32::from(u16::from_le_bytes([c[0], c[1]]))).sum());
-        ip[10..12].copy_from_slice(&check.to_le_bytes());
-        f.extend([0x08, 0x00]);
-        f.extend(ip);
+        f.extend([0, 1]);
+        f.extend(fragment.to_be_bytes());
+        f.extend([64, protocol, 0, 0]);
+        f.extend(v4(100 + r.below(50) as u8));
+        f.extend(v4(last));
+        f.extend(vec![1; options]);
+        checksum4(&mut f);
     }
     f.extend(l4);
+    f
+}
+
+fn checksum4(f: &mut [u8]) {
+    let header = usize::from(f[14] & 15) * 4;
+    f[24..26].copy_from_slice(&[0, 0]);
+    let words = f[14..14 + header].chunks(2).map(|c| u32::from(u16::from_le_bytes([c[0], c[1]])));
+    let check = !sum::fold(words.sum());
+    f[24..26].copy_from_slice(&check.to_le_bytes());
+}
+
+/// Echo, errors that quote a packet of a VIP, and what is neither.
+fn icmp(r: &mut Random, six: bool) -> Vec<u8> {
+    let last = 1 + r.below(4) as u8;
+    let kinds: &[u8] = if six { &[128, 129, 1, 2, 3, 4, 2, 135] } else { &[8, 0, 3, 3, 11, 12, 4, 13] };
+    let kind = kinds[r.below(8) as usize];
+    let code = if r.one_in(8) { r.below(256) as u8 } else { 0 };
+    let mut message = vec![kind, code, r.below(256) as u8, r.below(256) as u8, 0, 0, 5, 0x78];
+    let mut ports = [80u16, 443, 8080][r.below(3) as usize].to_be_bytes().to_vec();
+    ports.extend((1024 + r.below(200) as u16).to_be_bytes());
+    ports.extend(vec![7; r.below(20) as usize]);
+    let protocol = [6, 17, 6, 17, 6, 17, 47, 44][r.below(8) as usize];
+    let mut quote = wrapped(r, six, protocol, last, &ports).split_off(14);
+    // The quoted packet went the other way.
+    let (at, size) = if six { (8, 16) } else { (12, 4) };
+    if !r.one_in(16) {
+        for i in 0..size {
+            quote.swap(at + i, at + size + i);
+        }
+    }
+    message.extend(quote);
+    if r.one_in(4) {
+        message.truncate(8 + r.below(message.len() as u64 - 7) as usize);
+    }
+    let mut f = wrapped(r, six, if six { 58 } else { 1 }, last, &message);
     mutate(r, &mut f);
     f
 }
@@ -255,6 +308,11 @@ fn check(world: &mut World, frame: &[u8], n: u64) {
             assert!(got == "drop", "frame {n}: {got}, model drops for {reason:?}\n{frame:02x?}");
             *world.expected_drops.entry((*vip, *reason)).or_default() += 1;
         }
+        Verdict::Answer(vip, reason, out) => {
+            assert!(got == "transmit", "frame {n}: {got}, model answers\n{frame:02x?}");
+            assert_eq!(&after, out, "frame {n}\n{frame:02x?}");
+            *world.expected_drops.entry((*vip, *reason)).or_default() += 1;
+        }
         Verdict::Transmit(out) => {
             assert!(got == "transmit", "frame {n}: {got}, model transmits\n{frame:02x?}");
             assert_eq!(&after, out, "frame {n}\n{frame:02x?}");
@@ -277,6 +335,9 @@ fn program_and_model_agree() {
         check(&mut world, &frame, n);
     }
     let counters = world.balancer.counters().unwrap();
+    for event in [Event::IcmpSteered, Event::EchoAnswered, Event::TooBigSent] {
+        assert!(counters.events.contains_key(&event), "seed {seed}: no {event:?}, the test lost its reach");
+    }
     let state = world.balancer.state().unwrap();
     let id = |key: Option<VipKey>| key.map_or(0, |k| state.vips.iter().find(|v| v.spec.key == k).unwrap().id);
     let counted: BTreeMap<(u32, DropReason), u64> =
@@ -295,6 +356,7 @@ fn program_and_model_agree() {
         DropReason::NoBackend,
         DropReason::BackendUnreachable,
         DropReason::TooBig,
+        DropReason::BadIcmp,
     ] {
         assert!(
             reasons.contains(&reason),

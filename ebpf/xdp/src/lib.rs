@@ -76,13 +76,13 @@ pub unsafe fn store<T: Copy>(addr: usize, value: T) {
     unsafe { (addr as *mut T).write_unaligned(value) }
 }
 
-/// `index & 31`, in a form the compiler cannot reason away: it knows the callers' constants, the verifier of a
+/// `index & 63`, in a form the compiler cannot reason away: it knows the callers' constants, the verifier of a
 /// called function does not.
 #[inline(always)]
-pub fn below_32(index: u32) -> usize {
+pub fn below_64(index: u32) -> usize {
     let mut bounded = index as u64;
     // SAFETY: arithmetic only.
-    unsafe { asm!("{bounded} &= 31", bounded = inout(reg) bounded, options(nostack, pure, nomem)) };
+    unsafe { asm!("{bounded} &= 63", bounded = inout(reg) bounded, options(nostack, pure, nomem)) };
     bounded as usize
 }
 

@@ -121,6 +121,19 @@ impl FlowTable {
         Owner::Backend(owner)
     }
 
+    /// The owner of a flow, for a packet that is about it but not of it: nothing is written.
+    pub fn owner_of(&self, hash: u64, slot: Slot, alive: impl Fn(u16) -> bool) -> u16 {
+        let bucket = &self.buckets[bucket_of(hash, self.buckets.len() as u32 - 1) as usize];
+        let entry = bucket.iter().find(|e| e.matches(hash)).map(|e| e.backend());
+        let named = match (slot.previous(), entry) {
+            (0, _) => None,
+            (_, Some(backend)) => Some(backend),
+            (ASK, None) => None,
+            (previous, None) => Some(previous),
+        };
+        named.filter(|&backend| alive(backend)).unwrap_or(slot.current())
+    }
+
     /// A free place, else a dead one, else the oldest unconfirmed one; the first of equals is the last place.
     fn place(bucket: &[Entry], now: u64, idle: u32) -> Option<usize> {
         let class = |e: &Entry| -> Option<(u32, u32)> {

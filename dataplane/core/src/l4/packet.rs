@@ -4,6 +4,7 @@
 //! rules. Shared with it are only layouts, hashes and checksum arithmetic of `sluice-abi`.
 
 use super::flows::{FlowTable, Owner};
+use super::icmp;
 use sluice_abi::hash::{flow_hash4, flow_hash6, outer_entropy, slot_of};
 use sluice_abi::layout::{
     AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto,
@@ -13,7 +14,7 @@ use sluice_abi::slot::Slot;
 use sluice_abi::sum;
 use std::collections::BTreeMap;
 
-const ETH: usize = 14;
+pub(super) const ETH: usize = 14;
 /// Of the fuzzed backend's link.
 const MTU: usize = 1500;
 
@@ -41,6 +42,8 @@ pub enum Verdict {
     Pass,
     /// Named drop of a VIP (id; 0: of an address).
     Drop(u32, DropReason),
+    /// As [`Verdict::Drop`], and this frame goes back out of the interface.
+    Answer(u32, DropReason, Vec<u8>),
     /// Out of the interface it came from.
     Transmit(Vec<u8>),
     /// Out of another interface.
@@ -48,33 +51,55 @@ pub enum Verdict {
 }
 
 /// A TCP or UDP packet for a VIP, as parsed.
-struct Parsed {
-    vip: VipValue,
-    hash: u64,
-    ip_len: usize,
-    v6: bool,
-    syn: bool,
+pub(super) struct Parsed {
+    pub(super) vip: VipValue,
+    pub(super) hash: u64,
+    pub(super) ip_len: usize,
+    pub(super) v6: bool,
+    pub(super) syn: bool,
 }
 
 /// Decides a frame. `now` is in units of [`sluice_abi::flow::units`].
 pub fn decide(tables: &Tables, flows: &mut FlowTable, now: u64, frame: &[u8]) -> Verdict {
+    if let Some(verdict) = icmp::decide(tables, flows, frame) {
+        return verdict;
+    }
     let parsed = match parse(tables, frame) {
         Ok(parsed) => parsed,
         Err(verdict) => return verdict,
     };
     let id = parsed.vip.id;
     let Some(slots) = tables.slots.get(&id) else { return Verdict::Drop(id, DropReason::NoTable) };
-    let alive = |b: u16| {
-        const NEED: u16 = backend_flag::PRESENT | backend_flag::ALIVE;
-        tables.backends.get(&b).is_some_and(|row| row.flags & NEED == NEED)
-    };
-    match flows.owner(parsed.hash, slots[slot_of(parsed.hash) as usize], parsed.syn, now, alive) {
+    let slot = slots[slot_of(parsed.hash) as usize];
+    match flows.owner(parsed.hash, slot, parsed.syn, now, |b| alive(tables, b)) {
         Owner::Full => Verdict::Drop(id, DropReason::FlowTableFull),
-        Owner::Backend(owner) => match forward(tables, &parsed, owner, frame) {
-            Ok((ifindex, out)) if ifindex == tables.ifindex => Verdict::Transmit(out),
-            Ok((ifindex, out)) => Verdict::Redirect(ifindex, out),
-            Err(reason) => Verdict::Drop(id, reason),
-        },
+        Owner::Backend(owner) => send(tables, &parsed, owner, frame),
+    }
+}
+
+/// The backend may keep its flows.
+pub(super) fn alive(tables: &Tables, backend: u16) -> bool {
+    const NEED: u16 = backend_flag::PRESENT | backend_flag::ALIVE;
+    tables.backends.get(&backend).is_some_and(|row| row.flags & NEED == NEED)
+}
+
+/// The packet to its owner, or what becomes of it instead.
+pub(super) fn send(tables: &Tables, parsed: &Parsed, owner: u16, frame: &[u8]) -> Verdict {
+    let id = parsed.vip.id;
+    match forward(tables, parsed, owner, frame) {
+        Ok((ifindex, out)) if ifindex == tables.ifindex => Verdict::Transmit(out),
+        Ok((ifindex, out)) => Verdict::Redirect(ifindex, out),
+        Err(DropReason::TooBig) => {
+            let room = tables
+                .backends
+                .get(&owner)
+                .map(|row| usize::from(row.mtu) - overhead(parsed, row).min(row.mtu.into()));
+            match icmp::too_big(frame, parsed.v6, parsed.ip_len, room.unwrap_or(0)) {
+                Some(answer) => Verdict::Answer(id, DropReason::TooBig, answer),
+                None => Verdict::Drop(id, DropReason::TooBig),
+            }
+        }
+        Err(reason) => Verdict::Drop(id, reason),
     }
 }
 
@@ -92,6 +117,10 @@ pub fn fuzz_frame(bytes: &[u8]) {
         (key(ETH + 16, 4), key(ETH + ihl + 2, 2), bytes.get(ETH + 9))
     {
         let addr = [addr[0], addr[1], addr[2], addr[3]];
+        let mut known = [0; 16];
+        known[..4].copy_from_slice(&addr);
+        // Not forwarding only: errors are steered, echo is left to others.
+        tables.addrs.insert(known, AddrValue::default());
         tables
             .vips4
             .insert(VipKey4 { addr, port_be: u16::from_ne_bytes([port[0], port[1]]), proto, pad: 0 }, vip);
@@ -99,6 +128,7 @@ pub fn fuzz_frame(bytes: &[u8]) {
     if let (Some(addr), Some(port), Some(&proto)) = (key(ETH + 24, 16), key(ETH + 42, 2), bytes.get(ETH + 6))
     {
         let addr = std::array::from_fn(|i| addr[i]);
+        tables.addrs.insert(addr, AddrValue::default());
         tables
             .vips6
             .insert(VipKey6 { addr, port_be: u16::from_ne_bytes([port[0], port[1]]), proto, pad: 0 }, vip);
@@ -115,6 +145,13 @@ pub fn fuzz_frame(bytes: &[u8]) {
 /// behind one outer header whose length and checksum are right.
 fn hold(bytes: &[u8], verdict: &Verdict) {
     let Verdict::Transmit(out) = verdict else {
+        if let Verdict::Answer(_, reason, out) = verdict {
+            assert!(
+                *reason == DropReason::TooBig && out.len() <= ETH + 1280,
+                "{reason:?}, {} bytes",
+                out.len()
+            );
+        }
         assert!(!matches!(verdict, Verdict::Redirect(..)), "there is one interface");
         return;
     };
@@ -143,15 +180,15 @@ fn hold(bytes: &[u8], verdict: &Verdict) {
     }
 }
 
-fn be16(b: &[u8], at: usize) -> u16 {
+pub(super) fn be16(b: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([b[at], b[at + 1]])
 }
 
-fn le16(b: &[u8], at: usize) -> u16 {
+pub(super) fn le16(b: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([b[at], b[at + 1]])
 }
 
-fn le64(b: &[u8], at: usize) -> u64 {
+pub(super) fn le64(b: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| b[at + i]))
 }
 
@@ -167,7 +204,7 @@ fn parse(tables: &Tables, frame: &[u8]) -> Result<Parsed, Verdict> {
 }
 
 /// What cannot be told to be for one VIP: dropped if its address only forwards.
-fn refuse(tables: &Tables, addr: &[u8], reason: DropReason) -> Verdict {
+pub(super) fn refuse(tables: &Tables, addr: &[u8], reason: DropReason) -> Verdict {
     let mut key = [0; 16];
     key[..addr.len()].copy_from_slice(addr);
     match tables.addrs.get(&key) {
@@ -239,7 +276,7 @@ fn parse6(tables: &Tables, ip: &[u8]) -> Result<Parsed, Verdict> {
     Ok(Parsed { vip, hash, ip_len: 40 + room, v6: true, syn })
 }
 
-fn forwarded(row: Option<&VipValue>) -> Result<VipValue, Verdict> {
+pub(super) fn forwarded(row: Option<&VipValue>) -> Result<VipValue, Verdict> {
     match row {
         Some(vip) if vip.mode != mode::LOCAL => Ok(*vip),
         _ => Err(Verdict::Pass),
@@ -274,11 +311,7 @@ fn forward(tables: &Tables, p: &Parsed, owner: u16, frame: &[u8]) -> Result<(u32
     if row.flags & backend_flag::HAS_LINK == 0 {
         return Err(DropReason::BackendUnreachable);
     }
-    let overhead = match (p.vip.mode, p.v6, row.flags & backend_flag::HAS_V4 != 0) {
-        (mode::L2_DIRECT, ..) => 0,
-        (_, false, true) => 20,
-        _ => 40,
-    };
+    let overhead = overhead(p, row);
     if overhead == 40 && row.flags & backend_flag::HAS_V6 == 0 {
         return Err(DropReason::BackendUnreachable);
     }
@@ -297,6 +330,15 @@ fn forward(tables: &Tables, p: &Parsed, owner: u16, frame: &[u8]) -> Result<(u32
     }
     out.extend(inner);
     Ok((row.ifindex, out))
+}
+
+/// Bytes the forwarding mode puts before the packet.
+fn overhead(p: &Parsed, row: &BackendValue) -> usize {
+    match (p.vip.mode, p.v6, row.flags & backend_flag::HAS_V4 != 0) {
+        (mode::L2_DIRECT, ..) => 0,
+        (_, false, true) => 20,
+        _ => 40,
+    }
 }
 
 fn age(ip: &mut [u8], v6: bool) -> Result<(), DropReason> {

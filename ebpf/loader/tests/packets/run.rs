@@ -24,6 +24,8 @@ const LOOPBACK: u32 = 1;
 /// Of the VIP whose table is missing; ids are given from 1 up.
 const NO_TABLE_ID: u32 = 60;
 const VIPS: u32 = 64;
+/// ICMP messages a second: more than the table has rows, whatever the clock.
+const NO_LIMIT: u32 = 1_000_000_000;
 
 fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -47,7 +49,11 @@ fn backend(id: u16, ifindex: u32) -> BackendSpec {
         ifindex,
         dst_mac: [2, 0, 0, 0, 1, last],
         src_mac: [2, 0, 0, 0, 2, last],
-        mtu: if id == 6 { 100 } else { 1500 },
+        mtu: match id {
+            6 => 100,
+            9 => 1400,
+            _ => 1500,
+        },
     };
     BackendSpec {
         id,
@@ -65,10 +71,15 @@ fn vip(balancer: &mut Balancer, key: VipKey, mode: Mode, slot: Slot) {
 
 /// The world that the head of `l4` draws.
 fn world(other: u32) -> Balancer {
+    world_with(other, NO_LIMIT)
+}
+
+fn world_with(other: u32, icmp_per_second: u32) -> Balancer {
     let mut config = Config::new("/nonexistent", vec![]);
     (config.flow_buckets, config.vips, config.backends) = (1, VIPS, 16);
+    config.icmp_per_second = icmp_per_second;
     let mut balancer = Balancer::open_detached(&config).unwrap();
-    for id in [1, 2, 3, 4, 6, 8] {
+    for id in [1, 2, 3, 4, 6, 8, 9] {
         balancer.set_backend(&backend(id, LOOPBACK)).unwrap();
     }
     balancer.set_backend(&backend(7, other)).unwrap();
@@ -85,6 +96,7 @@ fn world(other: u32) -> Balancer {
         (10, Mode::Ipip, Slot::settled(7)),
         (11, Mode::L2Direct, Slot::new(8, 1)),
         (12, Mode::L2Direct, Slot::settled(1)),
+        (15, Mode::Ipip, Slot::settled(9)),
     ] {
         for addr in [v4(n), IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()))] {
             for proto in [Proto::Tcp, Proto::Udp] {
@@ -156,7 +168,10 @@ fn check_counts(row: &l4::Row, before: &Counters, after: &Counters) {
         .collect();
     let (wanted, sent) = match &row.want {
         l4::Want::Drop(reason, who) => (BTreeMap::from([((who.to_string(), *reason), 1)]), 0),
+        l4::Want::Answer(_, reason, who) => (BTreeMap::from([((who.to_string(), *reason), 1)]), 0),
         l4::Want::Pass => (BTreeMap::new(), 0),
+        // An echo request is answered: no backend has it.
+        l4::Want::Tx(_) if row.events == [Event::EchoAnswered] => (BTreeMap::new(), 0),
         l4::Want::Tx(_) | l4::Want::Redirect(_) => (BTreeMap::new(), 1),
     };
     assert_eq!(drops, wanted, "{}: drops counted", row.name);
@@ -206,7 +221,7 @@ fn balancer() {
         let (wanted, frame) = match &row.want {
             l4::Want::Pass => (XDP_PASS, Some(&row.frame)),
             l4::Want::Drop(..) => (XDP_DROP, None),
-            l4::Want::Tx(frame) => (XDP_TX, Some(frame)),
+            l4::Want::Tx(frame) | l4::Want::Answer(frame, ..) => (XDP_TX, Some(frame)),
             l4::Want::Redirect(frame) => (XDP_REDIRECT, Some(frame)),
         };
         assert_eq!(verdict, wanted, "{}: verdict", row.name);
@@ -218,6 +233,38 @@ fn balancer() {
     balancer.remove_vip(&VipKey { addr: v4(11), port: 80, proto: Proto::Tcp }).unwrap();
     let (verdict, _) = balancer.test_run(&rows.last().unwrap().frame).unwrap();
     assert_eq!(verdict, XDP_PASS, "a removed VIP is passed up");
+}
+
+/// At one message a second a burst is one message long: of several at once the first is answered only.
+#[test]
+fn icmp_is_limited() {
+    if !root() {
+        return;
+    }
+    let echo = |n: &str| l4::table().into_iter().find(|r| r.name == n).unwrap().frame;
+    let echo4 = echo("echo request to a VIP");
+    let big = echo("4in4 of 101 bytes on 100: told that 80 fit");
+    for per_second in [0, 1] {
+        let balancer = world_with(LOOPBACK, per_second);
+        // A stall of the machine between two runs would let a second one through, so many are run.
+        let answered = (0..100).filter(|_| balancer.test_run(&echo4).unwrap().0 == XDP_TX).count() as u64;
+        let told = (0..100).filter(|_| balancer.test_run(&big).unwrap().0 == XDP_TX).count() as u64;
+        let counters = balancer.counters().unwrap();
+        let event = |e| counters.events.get(&e).copied().unwrap_or(0);
+        let dropped =
+            |reason| counters.drops.iter().filter(|((_, r), _)| *r == reason).map(|(_, n)| n).sum::<u64>();
+        assert_eq!((event(Event::EchoAnswered), event(Event::TooBigSent)), (answered, told));
+        assert_eq!(
+            (dropped(DropReason::EchoLimited), event(Event::TooBigLimited)),
+            (100 - answered, 100 - told)
+        );
+        assert_eq!(dropped(DropReason::TooBig), 100);
+        if per_second == 0 {
+            assert_eq!((answered, told), (0, 0));
+        } else {
+            assert!((1..100).contains(&answered) && (1..100).contains(&told), "{answered} {told}");
+        }
+    }
 }
 
 #[test]

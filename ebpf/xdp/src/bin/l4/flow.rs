@@ -96,6 +96,29 @@ pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
     owner as u32
 }
 
+/// Backend id of a flow on a slot with history, for a packet that is about the flow but not of it: nothing is
+/// written.
+#[inline(never)]
+pub fn owner(hash: u64, slot: u32) -> u32 {
+    let slot = Slot(slot);
+    let Some(meta) = META.get_ptr(0) else { return slot.current() as u32 };
+    // SAFETY: the only row, written once.
+    let buckets = unsafe { (*meta).flow_buckets };
+    let Some(bucket) = FLOWS.get_ptr_mut(bucket_of(hash, buckets.wrapping_sub(1))) else {
+        return slot.current() as u32;
+    };
+    let mut i = 0;
+    while i < BUCKET_ENTRIES {
+        let entry = read(bucket, i);
+        if entry.matches(hash) {
+            return if alive(entry.backend()) { entry.backend() } else { slot.current() } as u32;
+        }
+        i += 1;
+    }
+    let previous = slot.previous() != ASK && alive(slot.previous());
+    if previous { slot.previous() as u32 } else { slot.current() as u32 }
+}
+
 #[inline(always)]
 fn found(bucket: *mut Bucket, i: usize, entry: Entry, hash: u64, slot: Slot, syn: bool, now: u64) -> u32 {
     if !syn && alive(entry.backend()) {

@@ -1,6 +1,7 @@
 //! The last step: rewrite or encapsulate, and send.
 
 use crate::maps::{BACKENDS, DEVS, count_traffic, drop_for};
+use crate::too_big::too_big;
 use aya_ebpf::bindings::xdp_action::XDP_TX;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
@@ -46,6 +47,9 @@ pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32) -> u32
     } else {
         encapsulate6(ctx, row, packet)
     };
+    if result == DropReason::TooBig as u32 {
+        return too_big(ctx.ctx, vip.id, room(vip, row, packet));
+    }
     if result != 0 {
         return drop_for(vip.id, result);
     }
@@ -58,6 +62,19 @@ pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32) -> u32
         Ok(verdict) => verdict,
         Err(_) => drop_for(vip.id, DropReason::BackendUnreachable as u32),
     }
+}
+
+/// Largest IP packet of a client that fits the way to the backend.
+#[inline(always)]
+fn room(vip: &VipValue, row: &BackendValue, packet: Packet) -> u32 {
+    let overhead = if vip.mode == mode::L2_DIRECT {
+        0
+    } else if !packet.v6 && row.flags & backend_flag::HAS_V4 != 0 {
+        IPV4_LEN as u32
+    } else {
+        IPV6_LEN as u32
+    };
+    (row.mtu as u32).saturating_sub(overhead)
 }
 
 /// Takes one from the TTL or hop limit; `false` when none is left.

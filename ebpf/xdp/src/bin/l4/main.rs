@@ -19,7 +19,9 @@
 
 mod flow;
 mod forward;
+mod icmp;
 mod maps;
+mod too_big;
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::bindings::xdp_md;
@@ -75,7 +77,7 @@ fn ipv4(ctx: &XdpContext, ip: usize, data_end: usize) -> u32 {
         return refuse(ctx.ctx, DropReason::Fragment as u32);
     }
     if protocol != proto::TCP && protocol != proto::UDP {
-        return if protocol == proto::ICMP { icmp(ctx.ctx) } else { XDP_PASS };
+        return if protocol == proto::ICMP { icmp::icmp4(ctx.ctx) } else { XDP_PASS };
     }
     let l4 = ip + header;
     if l4 + UDP_LEN > data_end {
@@ -242,18 +244,15 @@ fn addr_row(ctx: *mut xdp_md) -> Option<(u32, u32)> {
 #[inline(never)]
 fn refuse(ctx: *mut xdp_md, reason: u32) -> u32 {
     match addr_row(ctx) {
-        Some((vip, 1)) => drop_for(vip, reason),
-        _ => XDP_PASS,
+        Some((vip, forwards_only)) => bad(vip, forwards_only, reason),
+        None => XDP_PASS,
     }
 }
 
-/// ICMP goes up: the kernel answers echo, and errors it knows nothing of are counted here.
-#[inline(never)]
-fn icmp(ctx: *mut xdp_md) -> u32 {
-    if addr_row(ctx).is_some() {
-        count_event(Event::PassIcmp as u32);
-    }
-    XDP_PASS
+/// As [`refuse`], when the address was looked up.
+#[inline(always)]
+fn bad(vip: u32, forwards_only: u32, reason: u32) -> u32 {
+    if forwards_only == 1 { drop_for(vip, reason) } else { XDP_PASS }
 }
 
 /// An IPv6 packet whose next header is neither TCP nor UDP.
@@ -261,7 +260,7 @@ fn icmp(ctx: *mut xdp_md) -> u32 {
 fn ipv6_other(ctx: *mut xdp_md, next: u32) -> u32 {
     let next = next as u8;
     if next == proto::ICMPV6 {
-        icmp(ctx)
+        icmp::icmp6(ctx)
     } else if next == proto::IPV6_FRAGMENT {
         refuse(ctx, DropReason::Fragment as u32)
     } else if proto::is_ipv6_extension(next) {

@@ -7,7 +7,7 @@ use sluice_abi::layout::{
     AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic, VipKey4, VipKey6, VipValue,
 };
 use sluice_abi::slot::Slot;
-use sluice_xdp::{below_32, opaque};
+use sluice_xdp::{below_64, opaque};
 
 /// `BPF_F_MMAPABLE`: the loader stores and reads through a mapping, and the array starts on a page, so that a
 /// bucket is one cache line.
@@ -16,6 +16,7 @@ const MMAPABLE: usize = 1 << 10;
 const SLOTS: usize = sluice_abi::SLOTS as usize;
 const VIPS: usize = sluice_abi::VIPS_DEFAULT as usize;
 const BACKEND_ROWS: usize = sluice_abi::BACKENDS_DEFAULT as usize;
+const REPLY_KINDS: usize = sluice_abi::icmp::KINDS as usize;
 const BUCKETS: usize = sluice_abi::FLOW_BUCKETS_DEFAULT as usize;
 
 #[btf_map]
@@ -38,6 +39,9 @@ pub static DROPS: PerCpuArray<DropCounts, VIPS> = PerCpuArray::new();
 pub static TRAFFIC: PerCpuArray<Traffic, BACKEND_ROWS> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: PerCpuArray<EventCounts, 1> = PerCpuArray::new();
+/// When the next ICMP message of a kind is due, see [`sluice_abi::icmp`]. Not pinned: it starts anew with the program.
+#[btf_map]
+pub static REPLIES: PerCpuArray<u64, REPLY_KINDS> = PerCpuArray::new();
 #[btf_map]
 pub static META: Array<Meta, 1> = Array::new();
 
@@ -55,8 +59,8 @@ pub fn slot(vip: u32, index: u32) -> Option<Slot> {
 pub fn drop_for(vip: u32, reason: u32) -> u32 {
     if let Some(counts) = DROPS.get_ptr_mut(vip) {
         let packets = counts as *mut u64;
-        // SAFETY: this processor's own copy, 32 counters, valid while the program runs; the index is masked.
-        unsafe { *packets.add(below_32(reason)) += 1 };
+        // SAFETY: this processor's own copy, 64 counters, valid while the program runs; the index is masked.
+        unsafe { *packets.add(below_64(reason)) += 1 };
     }
     XDP_DROP
 }
@@ -66,8 +70,8 @@ pub fn drop_for(vip: u32, reason: u32) -> u32 {
 pub fn count_event(event: u32) -> u32 {
     if let Some(counts) = EVENTS.get_ptr_mut(0) {
         let packets = counts as *mut u64;
-        // SAFETY: this processor's own copy, 32 counters, valid while the program runs; the index is masked.
-        unsafe { *packets.add(below_32(event)) += 1 };
+        // SAFETY: this processor's own copy, 64 counters, valid while the program runs; the index is masked.
+        unsafe { *packets.add(below_64(event)) += 1 };
     }
     0
 }
@@ -84,4 +88,4 @@ pub fn count_traffic(backend: u32, bytes: u32) {
     }
 }
 
-const _: () = assert!(sluice_abi::reason::DROP_REASONS == 32 && sluice_abi::reason::EVENTS == 32);
+const _: () = assert!(sluice_abi::reason::DROP_REASONS == 64 && sluice_abi::reason::EVENTS == 64);
