@@ -187,7 +187,8 @@ impl Rules for Model {
         let slot = self.slots()[slot_of(seen.hash) as usize];
         let before = (self.flows.entry(seen.hash).map(|e| e.backend()), self.flows.crowd(seen.hash));
         match decide(&self.tables, &mut self.flows, units(now * 1_000_000), frame) {
-            packet::Verdict::Pass => Verdict::Passed,
+            // Clients send neither ICMP nor packets larger than a link.
+            packet::Verdict::Pass | packet::Verdict::Answer(..) => Verdict::Passed,
             packet::Verdict::Drop(_, reason) => Verdict::Dropped(reason),
             packet::Verdict::Transmit(out) | packet::Verdict::Redirect(_, out) => {
                 let backend = u16::from_be_bytes([out[4], out[5]]);
