@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use sluice_abi::SLOTS;
 use sluice_abi::hash::mix64;
 use sluice_abi::slot::Slot;
-use sluice_loader::{BackendSpec, Balancer, Config, Link, Mode, Proto, VipKey, VipSpec};
+use sluice_loader::{BackendSpec, Balancer, Config, Link, Mode, Proto, VipKey, VipOptions, VipSpec};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Backends of a VIP.
@@ -41,7 +41,9 @@ pub fn balancer(window: bool) -> Result<Balancer> {
         (IpAddr::V4(VIP4), Proto::Udp, 0),
         (IpAddr::V6(VIP6), Proto::Tcp, BACKENDS),
     ] {
-        let spec = VipSpec { key: VipKey { addr, port: 80, proto }, mode: Mode::Ipip, flow_idle_ms: 120_000 };
+        let key = VipKey { addr, port: 80, proto };
+        let options = VipOptions::default();
+        let spec = VipSpec { key, mode: Mode::Ipip, flow_idle_ms: 120_000, options };
         let slot = |n| {
             let (now, before) = (owner(n, 0) + shift, owner(n, 1) + shift);
             Slot::new(now, if window { before } else { 0 })

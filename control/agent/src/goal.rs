@@ -8,11 +8,11 @@ use crate::ledger::Ids;
 use crate::model::{Decap, Goal, Owners, Place, ProxyGoal, ProxyRows, ProxySpec, VipGoal};
 use sluice_api::check::Desired;
 use sluice_api::check::types::{Backend, Forward, Group, Health, Member, Pool, Vip};
-use sluice_api::placement::BackendState;
+use sluice_api::placement::{self, BackendState};
 use sluice_api::proxy_admin::GroupView;
 use sluice_api::rest::{DrainKind, DrainRequest};
 use sluice_api::status::ItemError;
-use sluice_loader::{BackendSpec, Link, Mode};
+use sluice_loader::{BackendSpec, Link, Mode, Tracking, VipOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -193,7 +193,7 @@ pub fn make(inputs: &Inputs<'_>, tables: &mut Tables, rows: &mut RowCache) -> Ma
         };
         let owners = pool.and_then(|p| owners.get(p.as_str())).cloned().unwrap_or_else(|| Arc::from([]));
         let flow_idle_ms = u32::try_from(vip.flow_idle_ms()).unwrap_or(u32::MAX);
-        made.goal.vips.insert(vip.address(), VipGoal { mode, flow_idle_ms, owners });
+        made.goal.vips.insert(vip.address(), VipGoal { mode, flow_idle_ms, options: options(vip), owners });
         if inputs.announce || mode == Mode::Local {
             made.goal.addresses.insert(vip.address().address, Place::Announced);
         }
@@ -203,6 +203,16 @@ pub fn make(inputs: &Inputs<'_>, tables: &mut Tables, rows: &mut RowCache) -> Ma
         made.goal.proxy = proxy(inputs, rows);
     }
     made
+}
+
+/// What a VIP wants beyond its mode.
+const fn options(vip: &Vip) -> VipOptions {
+    let tracking = match vip.balance().tracking() {
+        placement::Tracking::Window => Tracking::Window,
+        placement::Tracking::Always => Tracking::Always,
+        placement::Tracking::None => Tracking::Never,
+    };
+    VipOptions { tracking }
 }
 
 /// Rows of a pool, and the members of its table.

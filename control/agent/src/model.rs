@@ -36,6 +36,8 @@ pub struct VipGoal {
     pub mode: sluice_loader::Mode,
     /// Longest silence of a flow, ms.
     pub flow_idle_ms: u32,
+    /// What it wants beyond its mode.
+    pub options: sluice_loader::VipOptions,
     /// Owner per slot; empty for a local VIP.
     pub owners: Owners,
 }
@@ -125,6 +127,13 @@ pub struct Observed {
     pub decap: Option<Decap>,
     /// Proxy that runs.
     pub proxy: Option<ObservedProxy>,
+}
+
+impl VipGoal {
+    /// All but the owners is the same, so that a change is one of owners alone.
+    pub fn same_row(&self, other: &VipGoal) -> bool {
+        self.mode == other.mode && self.flow_idle_ms == other.flow_idle_ms && self.options == other.options
+    }
 }
 
 impl Observed {

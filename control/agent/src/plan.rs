@@ -32,7 +32,7 @@ pub enum Step {
     PutBackend(BackendSpec),
     /// Remove a row no slot names.
     RemoveBackend(u16),
-    /// Add a VIP, or change its mode or idle time, with its slots.
+    /// Add a VIP, or change its mode, idle time or options, with its slots.
     PutVip {
         /// Which.
         vip: VipAddress,
@@ -225,7 +225,7 @@ fn balancer_steps(goal: &Goal, observed: &Observed, steps: &mut Vec<Step>) {
     }
     for (&vip, wanted) in &goal.vips {
         match observed.vips.get(&vip) {
-            Some(now) if now.mode == wanted.mode && now.flow_idle_ms == wanted.flow_idle_ms => {
+            Some(now) if now.same_row(wanted) => {
                 if !same_owners(&now.owners, &wanted.owners) {
                     steps.push(Step::SetOwners { vip, owners: Arc::clone(&wanted.owners) });
                 }

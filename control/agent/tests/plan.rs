@@ -9,7 +9,7 @@ use sluice_api::check::types::VipAddress;
 use sluice_api::check::{check_set, parse_document};
 use sluice_api::placement::Protocol;
 use sluice_api::proxy_admin::GroupView;
-use sluice_loader::{BackendSpec, Mode};
+use sluice_loader::{BackendSpec, Mode, Tracking, VipOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -67,11 +67,13 @@ fn goal() -> impl Strategy<Value = Goal> {
             let vip = |(port, (mode, idle, pick)): (u16, (u8, u32, prop::sample::Selector))| {
                 let key = VipAddress { address: [192, 0, 2, 1].into(), port, protocol: Protocol::Tcp };
                 let mode = [Mode::L2Direct, Mode::Ipip, Mode::Local][usize::from(mode)];
+                let tracking = [Tracking::Window, Tracking::Always, Tracking::Never][usize::from(port) % 3];
+                let options = VipOptions { tracking };
                 let owners: Vec<u16> = match mode {
                     Mode::Local => Vec::new(),
                     _ => (0..SLOTS).map(|_| *pick.select(&ids)).collect(),
                 };
-                (key, VipGoal { mode, flow_idle_ms: idle, owners: owners.into() })
+                (key, VipGoal { mode, flow_idle_ms: idle, options, owners: owners.into() })
             };
             let vips: BTreeMap<_, _> = vips.into_iter().map(vip).collect();
             let place = |hidden| if hidden { Place::Hidden } else { Place::Announced };

@@ -177,6 +177,37 @@ pub struct Vip {
     /// How long the previous owner of a changed slot is remembered, 1000..=86400000 ms.
     #[serde(default = "default_flow_idle_ms")]
     pub flow_idle_ms: u64,
+    /// How flows are spread over the backends and kept there.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub balance: Balance,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// How a VIP spreads its flows and keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Balance {
+    /// Which flows have an entry in the flow table; mode `local` has no use for it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tracking: Tracking,
+}
+
+/// Which flows have an entry in the flow table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Tracking {
+    /// Those of slots whose owner changed, and only those that need one.
+    #[default]
+    Window,
+    /// All.
+    Always,
+    /// None: a flow follows the current owner of its slot.
+    None,
 }
 
 const fn default_flow_idle_ms() -> u64 {

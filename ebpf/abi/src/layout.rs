@@ -68,6 +68,17 @@ pub mod mode {
     pub const LOCAL: u8 = 3;
 }
 
+/// What a VIP wants beyond the steady path, [`VipValue::flags`].
+pub mod vip_flag {
+    /// Every flow has an entry in the flow table, not only those of changed slots.
+    pub const TRACK: u16 = 1 << 0;
+    /// The flow table is never asked: a flow follows its slot's current owner.
+    pub const BYPASS: u16 = 1 << 1;
+}
+
+/// What some VIP of this box wants, [`Meta::features`]: asked off the steady path only.
+pub mod feature {}
+
 /// Flags of a backend.
 pub mod backend_flag {
     /// The row is in use.
@@ -121,17 +132,17 @@ pub struct VipValue {
     /// See [`mode`].
     pub mode: u8,
     /// Zero.
-    pub flags: u8,
-    /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
+    /// See [`vip_flag`]; 0 for a VIP without extras, which is all the steady path asks.
+    pub flags: u16,
     /// [`crate::hash::vip_seed`].
     pub seed: u64,
     /// Longest silence of a flow, ms.
     pub flow_idle_ms: u32,
-    /// Zero.
-    pub pad2: [u8; 4],
+    /// Zero: room for what the flags need to know.
+    pub spare: [u32; 11],
 }
-const _: () = assert!(size_of::<VipValue>() == 24);
+const _: () = assert!(size_of::<VipValue>() == 64);
 
 /// What is known of an address that carries VIPs, asked when the ports are of no use.
 #[repr(C)]
@@ -223,10 +234,14 @@ pub struct Traffic {
     pub packets: u64,
     /// IP bytes before encapsulation.
     pub bytes: u64,
+    /// Packets whose flow was found in the flow table: [`crate::reason::Event::FlowHit`], counted here because this
+    /// line is written for every packet anyway. Not set back with the others when an id is given again.
+    pub flow_hits: u64,
 }
-const _: () = assert!(size_of::<Traffic>() == 16);
+const _: () = assert!(size_of::<Traffic>() == 24);
 
-/// Written once when the maps are made; checked before they are adopted.
+/// Written when the maps are made, and checked before they are adopted; `idle_units` and `features` follow the
+/// VIPs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
@@ -244,8 +259,12 @@ pub struct Meta {
     pub idle_units: u32,
     /// Secret of the group, see [`crate::hash::vip_seed`].
     pub secret: u64,
+    /// See [`feature`].
+    pub features: u32,
+    /// Zero.
+    pub pad: u32,
 }
-const _: () = assert!(size_of::<Meta>() == 32);
+const _: () = assert!(size_of::<Meta>() == 40);
 
 /// `SLUI`.
 pub const META_MAGIC: u32 = 0x534c_5549;

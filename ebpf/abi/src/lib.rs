@@ -33,10 +33,10 @@ pub const SLOTS: u32 = 65_537;
 /// Ids 1..=65,534: 0 is "none" and 65,535 is [`slot::ASK`].
 pub const BACKEND_ID_MAX: u16 = 65_534;
 
-/// Default size of the backend table (64 B each, and 16 B a CPU for counters).
+/// Default size of the backend table (64 B each, and 24 B a CPU for counters).
 pub const BACKENDS_DEFAULT: u32 = 4_096;
 
-/// Default number of VIPs (256 B a CPU each for drop counters; slots, 256 KiB, only when the VIP exists).
+/// Default number of VIPs (512 B a CPU each for drop counters; slots, 256 KiB, only when the VIP exists).
 pub const VIPS_DEFAULT: u32 = 1_024;
 
 /// Default number of flow buckets: 8 entries each, 1 Mi entries in 8 MiB. Only flows on slots whose owner

@@ -90,7 +90,7 @@ named! {
     PassIcmp = 2, "pass_icmp";
     /// An ICMP error sent to the backend of the flow it quotes.
     IcmpSteered = 3, "icmp_steered";
-    /// Flow found in the table.
+    /// Flow found in the table. Counted with the traffic of its backend.
     FlowHit = 4, "flow_hit";
     /// Entry made for the previous owner of a slot.
     FlowKept = 5, "flow_kept";

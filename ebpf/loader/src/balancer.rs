@@ -38,6 +38,9 @@ const PINNED: [&str; 11] = [
 
 const L4_PROGRAM: &str = "sluice_l4";
 
+/// Constant of the program: number of flow buckets minus one.
+const FLOW_MASK: &str = "FLOW_MASK";
+
 /// Words of a backend row.
 pub(crate) const ROW_WORDS: usize = 8;
 
@@ -115,6 +118,7 @@ impl Balancer {
             backends: config.backends,
             idle_units: 0,
             secret: config.secret,
+            ..Meta::default()
         });
         let interval = icmp::interval_ns(config.icmp_per_second);
         let mut loader = EbpfLoader::new();
@@ -126,6 +130,8 @@ impl Balancer {
             loader.map_max_entries(name, meta.backends);
         }
         loader.map_max_entries(map::FLOWS, meta.flow_buckets);
+        let mask = meta.flow_buckets - 1;
+        loader.override_global(FLOW_MASK, &mask, true);
         if let Some(pins) = pins {
             for name in PINNED {
                 loader.map_pin_path(name, pins.join(name));

@@ -20,6 +20,7 @@ mod error;
 mod kernel;
 mod node;
 pub mod object;
+mod options;
 mod read;
 mod sweep;
 mod tables;
@@ -29,6 +30,7 @@ pub use balancer::{Balancer, remove_pins};
 pub use error::{Error, Result};
 pub use kernel::frame::send_frame;
 pub use node::{Node, NodeConfig};
+pub use options::{Tracking, VipOptions};
 pub use types::{
     Adopted, AttachMode, BackendSpec, Config, Counters, FiveTuple, Link, Mode, Proto, State, Sweep, Trace,
     TraceEntry, Traffic, VipKey, VipSpec, VipState,

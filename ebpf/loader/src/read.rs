@@ -3,6 +3,7 @@
 use crate::balancer::{Balancer, ROW_WORDS};
 use crate::error::{Error, Result, map_error};
 use crate::kernel::values::backend_row;
+use crate::options::{Tracking, VipOptions};
 use crate::sweep::now_units;
 use crate::tables::addr_bytes;
 use crate::types::{
@@ -65,8 +66,12 @@ impl Balancer {
             }
         }
         for id in 1..self.config.backends.min(u32::from(u16::MAX)) as u16 {
+            let cpus = self.traffic.get(&u32::from(id), 0).map_err(map_error("read", map::TRAFFIC))?;
+            let hits: u64 = cpus.iter().map(|c| c.0.flow_hits).sum();
+            if hits > 0 {
+                *counters.events.entry(Event::FlowHit).or_default() += hits;
+            }
             if self.backend(id)?.is_some() {
-                let cpus = self.traffic.get(&u32::from(id), 0).map_err(map_error("read", map::TRAFFIC))?;
                 let sum = cpus.iter().fold(Traffic::default(), |t, c| Traffic {
                     packets: t.packets + c.0.packets,
                     bytes: t.bytes + c.0.bytes,
@@ -109,55 +114,52 @@ impl Balancer {
         let slot = Slot(slots.words()[n as usize].load(Ordering::Acquire));
         (t.slot, t.owners) = (Some(n), Some(slot));
         t.why.push(format!("hash {:#018x} falls on slot {n}", t.hash));
-        let owner = self.owner(flow, slot, &mut t)?;
+        let owner = self.owner(flow, VipOptions::read(&row).tracking, slot, &mut t)?;
         self.verdict(mode, flow, owner, &mut t)?;
         Ok(t)
     }
 
-    fn owner(&self, flow: &FiveTuple, slot: Slot, t: &mut Trace) -> Result<u16> {
+    fn owner(&self, flow: &FiveTuple, tracking: Tracking, slot: Slot, t: &mut Trace) -> Result<u16> {
         let alive = |id: u16| -> Result<bool> { Ok(id != 0 && self.backend(id)?.is_some_and(|b| b.alive)) };
-        if slot.previous() == 0 {
-            t.why.push(format!("the slot is settled: backend {}, no flow table", slot.current()));
-            return Ok(slot.current());
+        let (current, previous) = (slot.current(), slot.previous());
+        let mut decide = |owner: u16, why: String| -> Result<u16> {
+            t.why.push(why);
+            Ok(owner)
+        };
+        if tracking == Tracking::Never {
+            return decide(current, format!("the VIP keeps no flows: current owner {current}"));
+        }
+        if previous == 0 && tracking == Tracking::Window {
+            return decide(current, format!("the slot is settled: backend {current}, no flow table"));
         }
         let at = bucket_of(t.hash, self.config.flow_buckets - 1) as usize * BUCKET_ENTRIES;
         let bucket = &self.flows.words()[at..at + BUCKET_ENTRIES];
         let entry = bucket.iter().map(|w| Entry(w.load(Ordering::Relaxed))).find(|e| e.matches(t.hash));
         if let Some(e) = entry {
-            t.entry = Some(TraceEntry {
-                backend: e.backend(),
-                age_units: e.age(now_units()),
-                confirmed: e.confirmed(),
-            });
-            if flow.syn {
-                t.why.push(format!("a SYN starts anew: current owner {}", slot.current()));
-                return Ok(slot.current());
-            }
-            if alive(e.backend())? {
-                t.why.push(format!("flow entry names backend {}", e.backend()));
-                return Ok(e.backend());
-            }
-            t.why.push(format!(
-                "backend {} of the flow entry is gone: current owner {}",
-                e.backend(),
-                slot.current()
-            ));
-            return Ok(slot.current());
+            let backend = e.backend();
+            t.entry = Some(TraceEntry { backend, age_units: e.age(now_units()), confirmed: e.confirmed() });
+            return if flow.syn {
+                decide(current, format!("a SYN starts anew: current owner {current}"))
+            } else if alive(backend)? {
+                decide(backend, format!("flow entry names backend {backend}"))
+            } else {
+                let why = format!("backend {backend} of the flow entry is gone: current owner {current}");
+                decide(current, why)
+            };
         }
-        if slot.previous() == ASK {
-            t.why.push(format!("window closed and no flow entry: current owner {}", slot.current()));
-            return Ok(slot.current());
+        if previous == 0 {
+            return decide(current, format!("the slot is settled and gets an entry: backend {current}"));
+        }
+        if previous == ASK {
+            return decide(current, format!("window closed and no flow entry: current owner {current}"));
         }
         if flow.syn {
-            t.why.push(format!("window open, a SYN begins with the current owner {}", slot.current()));
-            return Ok(slot.current());
+            return decide(current, format!("window open, a SYN begins with the current owner {current}"));
         }
-        if alive(slot.previous())? {
-            t.why.push(format!("window open, not begun here: previous owner {}", slot.previous()));
-            return Ok(slot.previous());
+        if alive(previous)? {
+            return decide(previous, format!("window open, not begun here: previous owner {previous}"));
         }
-        t.why.push(format!("previous owner {} is gone: current owner {}", slot.previous(), slot.current()));
-        Ok(slot.current())
+        decide(current, format!("previous owner {previous} is gone: current owner {current}"))
     }
 
     fn verdict(&self, mode: Mode, flow: &FiveTuple, owner: u16, t: &mut Trace) -> Result<()> {
@@ -193,7 +195,7 @@ fn spec_of(key: VipKey, row: &VipValue) -> Result<VipSpec> {
         what: "mode of a VIP in the maps",
         value: row.mode.to_string(),
     })?;
-    Ok(VipSpec { key, mode, flow_idle_ms: row.flow_idle_ms })
+    Ok(VipSpec { key, mode, flow_idle_ms: row.flow_idle_ms, options: VipOptions::read(row) })
 }
 
 fn backend_spec(id: u16, row: &BackendValue) -> Option<BackendSpec> {

@@ -166,8 +166,11 @@ impl Balancer {
     }
 
     fn zero_traffic(&mut self, id: u16) -> Result<()> {
-        let zeros = per_cpu(Val(Traffic::default()))?;
-        self.traffic.set(u32::from(id), zeros, 0).map_err(map_error("write", map::TRAFFIC))
+        let was = self.traffic.get(&u32::from(id), 0).map_err(map_error("read", map::TRAFFIC))?;
+        let kept = was.iter().map(|t| Val(Traffic { flow_hits: t.0.flow_hits, ..Traffic::default() }));
+        let kept = PerCpuValues::try_from(kept.collect::<Vec<_>>())
+            .map_err(map_error("count processors for", map::TRAFFIC))?;
+        self.traffic.set(u32::from(id), kept, 0).map_err(map_error("write", map::TRAFFIC))
     }
 
     /// Finds the VIP's id and table, or makes them.
@@ -214,13 +217,14 @@ impl Balancer {
     fn name_vip(&mut self, spec: &VipSpec, id: u32) -> Result<()> {
         let addr = addr_bytes(spec.key.addr);
         let port_be = spec.key.port.to_be();
-        let value = VipValue {
+        let mut value = VipValue {
             id,
             mode: spec.mode.number(),
             seed: vip_seed(&addr, port_be, spec.key.proto.number(), self.config.secret),
             flow_idle_ms: spec.flow_idle_ms,
             ..VipValue::default()
         };
+        spec.options.write(&mut value);
         let was = self.vip_row(&spec.key)?;
         if was != Some(value) {
             match vip_key(&spec.key) {

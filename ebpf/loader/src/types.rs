@@ -1,5 +1,6 @@
 //! What callers say to the loader and hear from it. No kernel handles here.
 
+use crate::options::VipOptions;
 use sluice_abi::layout::mode;
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::Slot;
@@ -96,6 +97,8 @@ pub struct VipSpec {
     pub mode: Mode,
     /// Longest silence of a flow, ms, at most 24 h.
     pub flow_idle_ms: u32,
+    /// What it wants beyond its mode.
+    pub options: VipOptions,
 }
 
 /// Where the frames of a backend leave.

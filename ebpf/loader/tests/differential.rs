@@ -4,14 +4,16 @@
 use sluice_abi::flow::{idle_units, units};
 use sluice_abi::hash::{mix64, vip_seed};
 use sluice_abi::layout::{
-    AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto,
+    AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto, vip_flag,
 };
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::{ASK, Slot};
 use sluice_abi::{SLOTS, sum};
 use sluice_core::l4::flows::FlowTable;
 use sluice_core::l4::packet::{Tables, Verdict, decide};
-use sluice_loader::{BackendSpec, Balancer, Config, Link, Mode, Proto, VipKey, VipSpec};
+use sluice_loader::{
+    BackendSpec, Balancer, Config, Link, Mode, Proto, Tracking, VipKey, VipOptions, VipSpec,
+};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -42,9 +44,18 @@ fn v6(last: u8) -> [u8; 16] {
     a
 }
 
-/// VIPs at .1 (L2), .2 (IPIP), .3 (local), in both families and transports.
-const MODES: [(u8, Mode, u8); 3] =
-    [(1, Mode::L2Direct, mode::L2_DIRECT), (2, Mode::Ipip, mode::IPIP), (3, Mode::Local, mode::LOCAL)];
+const PLAIN: VipOptions = VipOptions { tracking: Tracking::Window };
+const ALWAYS: VipOptions = VipOptions { tracking: Tracking::Always };
+const NEVER: VipOptions = VipOptions { tracking: Tracking::Never };
+
+/// VIPs at .1 and on, in both families and transports: mode, its number, options and their flags.
+const KINDS: [(u8, Mode, u8, VipOptions, u16); 5] = [
+    (1, Mode::L2Direct, mode::L2_DIRECT, PLAIN, 0),
+    (2, Mode::Ipip, mode::IPIP, PLAIN, 0),
+    (3, Mode::Local, mode::LOCAL, PLAIN, 0),
+    (4, Mode::L2Direct, mode::L2_DIRECT, ALWAYS, vip_flag::TRACK),
+    (5, Mode::Ipip, mode::IPIP, NEVER, vip_flag::BYPASS),
+];
 
 struct World {
     balancer: Balancer,
@@ -108,14 +119,15 @@ fn world() -> World {
         balancer.set_backend(&spec).unwrap();
         tables.backends.insert(id, row);
     }
-    for (last, spec_mode, number) in MODES {
+    for (last, spec_mode, number, options, flags) in KINDS {
         for six in [false, true] {
-            for (proto, ip_proto) in [(Proto::Tcp, 6), (Proto::Udp, 17)] {
+            for proto in [Proto::Tcp, Proto::Udp] {
                 for port in PORTS {
                     let addr = if six { IpAddr::from(v6(last)) } else { IpAddr::from(v4(last)) };
-                    let spec =
-                        VipSpec { key: VipKey { addr, port, proto }, mode: spec_mode, flow_idle_ms: IDLE_MS };
-                    add_vip(&mut balancer, &mut tables, spec, number, ip_proto);
+                    let key = VipKey { addr, port, proto };
+                    let spec = VipSpec { key, mode: spec_mode, flow_idle_ms: IDLE_MS, options };
+                    let row = VipValue { mode: number, flags, ..VipValue::default() };
+                    add_vip(&mut balancer, &mut tables, spec, row);
                 }
             }
         }
@@ -124,7 +136,8 @@ fn world() -> World {
     World { balancer, tables, flows, expected_drops: BTreeMap::new() }
 }
 
-fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, number: u8, ip_proto: u8) {
+fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, row: VipValue) {
+    let ip_proto = spec.key.proto.number();
     let local = spec.mode == Mode::Local;
     // Settled, window open, exceptions, nobody.
     let slot = |n: u32| match mix64(u64::from(n)) % 16 {
@@ -142,13 +155,8 @@ fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, number: 
         IpAddr::V6(a) => addr = a.octets(),
     }
     let port_be = spec.key.port.to_be();
-    let value = VipValue {
-        id,
-        mode: number,
-        seed: vip_seed(&addr, port_be, ip_proto, 0),
-        flow_idle_ms: spec.flow_idle_ms,
-        ..VipValue::default()
-    };
+    let value =
+        VipValue { id, seed: vip_seed(&addr, port_be, ip_proto, 0), flow_idle_ms: spec.flow_idle_ms, ..row };
     match spec.key.addr {
         IpAddr::V4(a) => {
             tables.vips4.insert(VipKey4 { addr: a.octets(), port_be, proto: ip_proto, pad: 0 }, value);
@@ -167,7 +175,7 @@ fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, number: 
 fn frame(r: &mut Random) -> Vec<u8> {
     let six = r.one_in(2);
     let tcp = r.one_in(2);
-    let last = 1 + r.below(4) as u8;
+    let last = 1 + r.below(6) as u8;
     let port: u16 = [80, 443, 8080][r.below(3) as usize];
     let sport = 1024 + r.below(200) as u16;
     if r.one_in(12) {
@@ -314,7 +322,11 @@ fn check(world: &mut World, frame: &[u8], n: u64) {
             *world.expected_drops.entry((*vip, *reason)).or_default() += 1;
         }
         Verdict::Transmit(out) => {
-            assert!(got == "transmit", "frame {n}: {got}, model transmits\n{frame:02x?}");
+            assert!(
+                got == "transmit",
+                "frame {n}: {got}, model transmits; drops {:?}\n{frame:02x?}",
+                world.balancer.counters().unwrap().drops
+            );
             assert_eq!(&after, out, "frame {n}\n{frame:02x?}");
         }
         Verdict::Redirect(..) => panic!("every backend is behind the interface the test runs on"),

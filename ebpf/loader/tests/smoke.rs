@@ -2,7 +2,9 @@
 
 use sluice_abi::slot::Slot;
 use sluice_abi::{FLOW_BUCKETS_DEFAULT, SLOTS};
-use sluice_loader::{BackendSpec, Balancer, Config, Link, Mode, Proto, VipKey, VipSpec};
+use sluice_loader::{
+    BackendSpec, Balancer, Config, Link, Mode, Proto, Tracking, VipKey, VipOptions, VipSpec,
+};
 use std::net::Ipv4Addr;
 
 fn root() -> bool {
@@ -27,6 +29,7 @@ fn adopts_everything_and_leaves_nothing() {
         key: VipKey { addr: Ipv4Addr::new(10, 0, 0, 1).into(), port: 80, proto: Proto::Tcp },
         mode: Mode::Ipip,
         flow_idle_ms: 60_000,
+        options: VipOptions { tracking: Tracking::Always },
     };
     let backend = BackendSpec {
         id: 9,

@@ -159,15 +159,30 @@ fn vips(raw: Vec<placement::Vip>, e: &mut Errors) -> Vec<Arc<Vip>> {
                 e.add(format!("vips[{i}].nodes[{n}]"), "is there twice");
             }
         }
+        let balance = balance(&at("balance"), vip.mode, vip.balance, e);
         let forward = e.take(|| at("pool"), forward(vip.mode, vip.pool));
         let (Some(address), Some(forward)) = (address, forward) else { continue };
         let address = VipAddress { address, port: vip.port, protocol: vip.protocol };
         if !addresses.insert(address) {
             e.add(at("address"), format!("{address} is there twice"));
         }
-        out.push(Arc::new(Vip { name: vip.name, address, forward, nodes, flow_idle_ms: vip.flow_idle_ms }));
+        out.push(Arc::new(Vip {
+            name: vip.name,
+            address,
+            forward,
+            nodes,
+            flow_idle_ms: vip.flow_idle_ms,
+            balance,
+        }));
     }
     out
+}
+
+fn balance(path: &str, mode: Mode, raw: placement::Balance, e: &mut Errors) -> Balance {
+    if mode == Mode::Local && raw != placement::Balance::default() {
+        e.add(path, "a VIP of mode local is not balanced");
+    }
+    Balance { tracking: raw.tracking }
 }
 
 fn forward(mode: Mode, pool: Option<String>) -> Result<Forward, String> {

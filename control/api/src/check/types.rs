@@ -1,6 +1,6 @@
 //! Checked types. Fields are private: a value that exists has passed its checks.
 
-use crate::placement::{self, BackendState, Mode, Protocol};
+use crate::placement::{self, BackendState, Mode, Protocol, Tracking};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -346,6 +346,20 @@ pub struct Vip {
     pub(super) forward: Forward,
     pub(super) nodes: BTreeSet<String>,
     pub(super) flow_idle_ms: u64,
+    pub(super) balance: Balance,
+}
+
+/// How a VIP spreads its flows and keeps them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    pub(super) tracking: Tracking,
+}
+
+impl Balance {
+    /// Which flows have an entry in the flow table.
+    pub const fn tracking(&self) -> Tracking {
+        self.tracking
+    }
 }
 
 impl Vip {
@@ -383,6 +397,10 @@ impl Vip {
     /// How long the previous owner of a changed slot is remembered, ms.
     pub const fn flow_idle_ms(&self) -> u64 {
         self.flow_idle_ms
+    }
+    /// How flows are spread and kept.
+    pub const fn balance(&self) -> &Balance {
+        &self.balance
     }
 }
 

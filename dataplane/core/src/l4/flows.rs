@@ -11,6 +11,11 @@
 //! before the window is right for it, whatever changes came in between. When the window closes, flows that
 //! disagree with the table have entries and the slot goes on asking until those end.
 //!
+//! **Tracking.** A VIP that tracks always makes entries on settled slots too. It keeps the promise above, and a flow
+//! with an entry keeps its backend whatever happened to the slot; a flow that finds no room on a settled slot needs
+//! none, since the table says the same. A VIP that never tracks makes no promise: each change moves the flows of the
+//! changed slots.
+//!
 //! **When a bucket is full** of flows that talk: a SYN is dropped (`flow_table_full`) and its sender tries again;
 //! another flow is forwarded to its owner without an entry (`flow_untracked`) and would move when the window
 //! closes.
@@ -19,6 +24,18 @@ use sluice_abi::BUCKET_ENTRIES;
 use sluice_abi::flow::Entry;
 use sluice_abi::hash::bucket_of;
 use sluice_abi::slot::{ASK, Slot};
+
+/// Which flows have an entry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tracking {
+    /// Those of slots with a history.
+    #[default]
+    Window,
+    /// All.
+    Always,
+    /// None: a flow follows the current owner of its slot.
+    Never,
+}
 
 /// What the table says of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,15 +98,18 @@ impl FlowTable {
     /// The owner of a packet's flow; `syn`: it begins one.
     pub fn owner(
         &mut self,
+        tracking: Tracking,
         hash: u64,
         slot: Slot,
         syn: bool,
         now: u64,
         alive: impl Fn(u16) -> bool,
     ) -> Owner {
-        if slot.previous() == 0 {
+        let always = tracking == Tracking::Always;
+        if tracking == Tracking::Never || (slot.previous() == 0 && !always) {
             return Owner::Backend(slot.current());
         }
+        let makes_entries = always || slot.window_open();
         let mask = self.buckets.len() as u32 - 1;
         let idle = self.idle_units;
         let bucket = &mut self.buckets[bucket_of(hash, mask) as usize];
@@ -99,37 +119,38 @@ impl FlowTable {
                 return Owner::Backend(entry.backend());
             }
             let same_again = syn && entry.backend() == slot.current();
-            if slot.previous() == ASK || slot.current() == 0 {
+            if !makes_entries || slot.current() == 0 {
                 *entry = Entry(0);
             } else if !same_again {
                 *entry = Entry::new(hash, slot.current(), now);
             }
             return Owner::Backend(slot.current());
         }
-        if slot.previous() == ASK {
+        if !makes_entries {
             return Owner::Backend(slot.current());
         }
-        let owner = if syn || !alive(slot.previous()) { slot.current() } else { slot.previous() };
+        let older = !syn && slot.window_open() && alive(slot.previous());
+        let owner = if older { slot.previous() } else { slot.current() };
         if owner == 0 {
             return Owner::Backend(0);
         }
         match Self::place(bucket, now, idle) {
             Some(place) => bucket[place] = Entry::new(hash, owner, now),
-            None if syn => return Owner::Full,
+            None if syn && slot.window_open() => return Owner::Full,
             None => {}
         }
         Owner::Backend(owner)
     }
 
     /// The owner of a flow, for a packet that is about it but not of it: nothing is written.
-    pub fn owner_of(&self, hash: u64, slot: Slot, alive: impl Fn(u16) -> bool) -> u16 {
+    pub fn owner_of(&self, tracking: Tracking, hash: u64, slot: Slot, alive: impl Fn(u16) -> bool) -> u16 {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len() as u32 - 1) as usize];
         let entry = bucket.iter().find(|e| e.matches(hash)).map(|e| e.backend());
-        let named = match (slot.previous(), entry) {
-            (0, _) => None,
-            (_, Some(backend)) => Some(backend),
-            (ASK, None) => None,
-            (previous, None) => Some(previous),
+        let named = match (tracking, slot.previous(), entry) {
+            (Tracking::Never, ..) | (Tracking::Window, 0, _) => None,
+            (.., Some(backend)) => Some(backend),
+            (_, 0 | ASK, None) => None,
+            (_, previous, None) => Some(previous),
         };
         named.filter(|&backend| alive(backend)).unwrap_or(slot.current())
     }
@@ -208,7 +229,7 @@ mod tests {
                     Step::Give(owner) => slot = slot.next(owner),
                     Step::Close => {
                         for (&flow, &backend) in &flows {
-                            let got = table.owner(hash(flow), slot, false, 0, |_| true);
+                            let got = table.owner(Tracking::Window, hash(flow), slot, false, 0, |_| true);
                             prop_assert_eq!(got, Owner::Backend(backend));
                         }
                         slot = slot.closed();
@@ -218,13 +239,13 @@ mod tests {
                         }
                     }
                     Step::Begin(flow) => {
-                        let got = table.owner(hash(flow), slot, true, 0, |_| true);
+                        let got = table.owner(Tracking::Window, hash(flow), slot, true, 0, |_| true);
                         prop_assert_eq!(got, Owner::Backend(slot.current()), "a flow begins with the owner");
                         flows.insert(flow, slot.current());
                     }
                     Step::Talk(flow) => {
                         if let Some(&backend) = flows.get(&flow) {
-                            let got = table.owner(hash(flow), slot, false, 0, |_| true);
+                            let got = table.owner(Tracking::Window, hash(flow), slot, false, 0, |_| true);
                             prop_assert_eq!(got, Owner::Backend(backend), "flow {} slot {:?}", flow, slot);
                         }
                     }
@@ -239,28 +260,28 @@ mod tests {
         let slot = Slot::new(2, 1);
         let hashes: Vec<u64> = (0..9).map(mix64).collect();
         for &h in &hashes[..8] {
-            assert_eq!(table.owner(h, slot, false, 0, |_| true), Owner::Backend(1));
+            assert_eq!(table.owner(Tracking::Window, h, slot, false, 0, |_| true), Owner::Backend(1));
         }
         // All unconfirmed: the ninth takes the place of one of them.
-        assert_eq!(table.owner(hashes[8], slot, true, 0, |_| true), Owner::Backend(2));
+        assert_eq!(table.owner(Tracking::Window, hashes[8], slot, true, 0, |_| true), Owner::Backend(2));
         assert_eq!(table.len(), 8);
         for &h in &hashes[..8] {
-            table.owner(h, slot, false, 0, |_| true);
-            table.owner(h, slot, false, 0, |_| true);
+            table.owner(Tracking::Window, h, slot, false, 0, |_| true);
+            table.owner(Tracking::Window, h, slot, false, 0, |_| true);
         }
-        assert_eq!(table.owner(mix64(99), slot, true, 0, |_| true), Owner::Full);
-        assert_eq!(table.owner(mix64(98), slot, false, 0, |_| true), Owner::Backend(1));
+        assert_eq!(table.owner(Tracking::Window, mix64(99), slot, true, 0, |_| true), Owner::Full);
+        assert_eq!(table.owner(Tracking::Window, mix64(98), slot, false, 0, |_| true), Owner::Backend(1));
         // Silent long enough, they give way.
-        assert_eq!(table.owner(mix64(99), slot, true, 3, |_| true), Owner::Backend(2));
+        assert_eq!(table.owner(Tracking::Window, mix64(99), slot, true, 3, |_| true), Owner::Backend(2));
     }
 
     #[test]
     fn a_flow_whose_backend_died_goes_to_the_owner() {
         let mut table = FlowTable::new(16, 2);
         let slot = Slot::new(2, 1);
-        assert_eq!(table.owner(7, slot, false, 0, |_| true), Owner::Backend(1));
-        assert_eq!(table.owner(7, slot, false, 0, |id| id != 1), Owner::Backend(2));
-        assert_eq!(table.owner(7, slot, false, 0, |_| true), Owner::Backend(2));
+        assert_eq!(table.owner(Tracking::Window, 7, slot, false, 0, |_| true), Owner::Backend(1));
+        assert_eq!(table.owner(Tracking::Window, 7, slot, false, 0, |id| id != 1), Owner::Backend(2));
+        assert_eq!(table.owner(Tracking::Window, 7, slot, false, 0, |_| true), Owner::Backend(2));
         assert!(slot_of(7) < sluice_abi::SLOTS);
     }
 }

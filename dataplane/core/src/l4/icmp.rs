@@ -3,7 +3,9 @@
 //! The limits of [`sluice_abi::icmp`] in messages a second are not part of it: who compares must stay below them.
 
 use super::flows::FlowTable;
-use super::packet::{ETH, Parsed, Tables, Verdict, alive, be16, forwarded, le16, le64, refuse, send};
+use super::packet::{
+    ETH, Parsed, Tables, Verdict, alive, be16, forwarded, le16, le64, refuse, send, tracking,
+};
 use sluice_abi::hash::{flow_hash4, flow_hash6, slot_of};
 use sluice_abi::icmp::{MTU4_MIN, MTU6_MIN, QUOTE4_MAX, QUOTE6_MAX, answerable4, answerable6};
 use sluice_abi::layout::{OUTER_TTL, VipKey4, VipKey6, VipValue, proto};
@@ -172,7 +174,8 @@ fn steer(message: &Message<'_>, flows: &FlowTable) -> Verdict {
     let Some(slots) = message.tables.slots.get(&vip.id) else {
         return Verdict::Drop(vip.id, DropReason::NoTable);
     };
-    let owner = flows.owner_of(hash, slots[slot_of(hash) as usize], |b| alive(message.tables, b));
+    let owner =
+        flows.owner_of(tracking(&vip), hash, slots[slot_of(hash) as usize], |b| alive(message.tables, b));
     let parsed = Parsed { vip, hash, ip_len: message.ip_len, v6: message.v6, syn: false };
     send(message.tables, &parsed, owner, message.frame)
 }

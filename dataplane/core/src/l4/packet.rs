@@ -3,11 +3,11 @@
 //! Written apart from the program, in plain safe code, so that the differential test compares two readings of the
 //! rules. Shared with it are only layouts, hashes and checksum arithmetic of `sluice-abi`.
 
-use super::flows::{FlowTable, Owner};
+use super::flows::{FlowTable, Owner, Tracking};
 use super::icmp;
 use sluice_abi::hash::{flow_hash4, flow_hash6, outer_entropy, slot_of};
 use sluice_abi::layout::{
-    AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto,
+    AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto, vip_flag,
 };
 use sluice_abi::reason::DropReason;
 use sluice_abi::slot::Slot;
@@ -71,9 +71,21 @@ pub fn decide(tables: &Tables, flows: &mut FlowTable, now: u64, frame: &[u8]) ->
     let id = parsed.vip.id;
     let Some(slots) = tables.slots.get(&id) else { return Verdict::Drop(id, DropReason::NoTable) };
     let slot = slots[slot_of(parsed.hash) as usize];
-    match flows.owner(parsed.hash, slot, parsed.syn, now, |b| alive(tables, b)) {
+    let tracking = tracking(&parsed.vip);
+    match flows.owner(tracking, parsed.hash, slot, parsed.syn, now, |b| alive(tables, b)) {
         Owner::Full => Verdict::Drop(id, DropReason::FlowTableFull),
         Owner::Backend(owner) => send(tables, &parsed, owner, frame),
+    }
+}
+
+/// Which flows of a VIP have an entry.
+pub(super) const fn tracking(vip: &VipValue) -> Tracking {
+    if vip.flags & vip_flag::BYPASS != 0 {
+        Tracking::Never
+    } else if vip.flags & vip_flag::TRACK != 0 {
+        Tracking::Always
+    } else {
+        Tracking::Window
     }
 }
 

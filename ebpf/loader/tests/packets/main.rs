@@ -5,6 +5,7 @@
 //!
 //! `SLUICE_FRAMES=dir` writes the frames of the balancer's table there, for the corpus of the fuzz target `frame`.
 
+mod balance;
 mod frame;
 mod icmp;
 mod l4;

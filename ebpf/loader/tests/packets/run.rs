@@ -10,7 +10,7 @@ use sluice_abi::layout::{VipKey4, VipValue, map, mode};
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::Slot;
 use sluice_loader::{
-    BackendSpec, Balancer, Config, Counters, Link, Mode, Node, Proto, Traffic, VipKey, VipSpec,
+    BackendSpec, Balancer, Config, Counters, Link, Mode, Node, Proto, Traffic, VipKey, VipOptions, VipSpec,
 };
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,14 +20,14 @@ const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 /// `lo`, which a test run arrives on.
-const LOOPBACK: u32 = 1;
+pub const LOOPBACK: u32 = 1;
 /// Of the VIP whose table is missing; ids are given from 1 up.
 const NO_TABLE_ID: u32 = 60;
 const VIPS: u32 = 64;
 /// ICMP messages a second: more than the table has rows, whatever the clock.
 const NO_LIMIT: u32 = 1_000_000_000;
 
-fn root() -> bool {
+pub fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("skipped: needs root");
@@ -43,7 +43,7 @@ fn other_interface() -> Option<u32> {
     std::fs::read_dir("/sys/class/net").ok()?.filter_map(index).find(|&i| i != LOOPBACK)
 }
 
-fn backend(id: u16, ifindex: u32) -> BackendSpec {
+pub fn backend(id: u16, ifindex: u32) -> BackendSpec {
     let last = id as u8;
     let link = Link {
         ifindex,
@@ -66,7 +66,9 @@ fn backend(id: u16, ifindex: u32) -> BackendSpec {
 
 fn vip(balancer: &mut Balancer, key: VipKey, mode: Mode, slot: Slot) {
     let slots = if mode == Mode::Local { vec![] } else { vec![slot; SLOTS as usize] };
-    balancer.set_vip(&VipSpec { key, mode, flow_idle_ms: 3_600_000 }, &slots).unwrap();
+    balancer
+        .set_vip(&VipSpec { key, mode, flow_idle_ms: 3_600_000, options: VipOptions::default() }, &slots)
+        .unwrap();
 }
 
 /// The world that the head of `l4` draws.
@@ -111,19 +113,19 @@ fn world_with(other: u32, icmp_per_second: u32) -> Balancer {
     balancer
 }
 
-fn v4(n: u8) -> IpAddr {
+pub fn v4(n: u8) -> IpAddr {
     Ipv4Addr::new(10, 9, 0, n).into()
 }
 
 /// VIP 13: a row that the loader never writes.
 fn name_without_table(balancer: &Balancer) {
-    const _: () = assert!(size_of::<VipKey4>() == 8 && size_of::<VipValue>() == 24);
+    const _: () = assert!(size_of::<VipKey4>() == 8 && size_of::<VipValue>() == 64);
     let ids = balancer.program().unwrap().info().unwrap().map_ids().unwrap().unwrap();
     let named = |id: &u32| MapData::from_id(*id).unwrap().info().unwrap().name_as_str() == Some(map::VIPS4);
     let id = ids.into_iter().find(named).unwrap();
-    let mut vips: HashMap<MapData, [u8; 8], [u8; 24]> =
+    let mut vips: HashMap<MapData, [u8; 8], [u8; 64]> =
         Map::from_map_data(MapData::from_id(id).unwrap()).unwrap().try_into().unwrap();
-    let mut value = [0; 24];
+    let mut value = [0; 64];
     value[..4].copy_from_slice(&NO_TABLE_ID.to_ne_bytes());
     value[4] = mode::IPIP;
     vips.insert([10, 9, 0, 13, 0, 80, 6, 0], value, 0).unwrap();
@@ -211,13 +213,21 @@ fn balancer() {
     let other = other_interface();
     let mut balancer = world(other.unwrap_or(LOOPBACK));
     // The flow rows take milliseconds and entries live for an hour: the clock does not matter.
-    for row in &rows {
+    play(&mut balancer, &rows, other);
+    balancer.remove_vip(&VipKey { addr: v4(11), port: 80, proto: Proto::Tcp }).unwrap();
+    let (verdict, _) = balancer.test_run(&rows.last().unwrap().frame).unwrap();
+    assert_eq!(verdict, XDP_PASS, "a removed VIP is passed up");
+}
+
+/// Runs rows one after the other.
+pub fn play(balancer: &mut Balancer, rows: &[l4::Row], other: Option<u32>) {
+    for row in rows {
         if matches!(row.want, l4::Want::Redirect(_)) && other.is_none() {
             eprintln!("skipped: {}: there is no interface but lo", row.name);
             continue;
         }
         let before = balancer.counters().unwrap();
-        let Some((verdict, after)) = run(&balancer, row) else { continue };
+        let Some((verdict, after)) = run(balancer, row) else { continue };
         let (wanted, frame) = match &row.want {
             l4::Want::Pass => (XDP_PASS, Some(&row.frame)),
             l4::Want::Drop(..) => (XDP_DROP, None),
@@ -230,9 +240,6 @@ fn balancer() {
         }
         check_counts(row, &before, &balancer.counters().unwrap());
     }
-    balancer.remove_vip(&VipKey { addr: v4(11), port: 80, proto: Proto::Tcp }).unwrap();
-    let (verdict, _) = balancer.test_run(&rows.last().unwrap().frame).unwrap();
-    assert_eq!(verdict, XDP_PASS, "a removed VIP is passed up");
 }
 
 /// At one message a second a burst is one message long: of several at once the first is answered only.

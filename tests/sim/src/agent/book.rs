@@ -308,6 +308,7 @@ impl Book {
             pool: Some(pool.to_owned()),
             nodes,
             flow_idle_ms: rng.between(FLOW_IDLE_MS.0, FLOW_IDLE_MS.1),
+            balance: Balance::default(),
         }
     }
 

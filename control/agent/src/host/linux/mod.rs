@@ -160,7 +160,8 @@ impl LinuxHost {
                 self.mirror.windows.insert(address);
             }
             let owners = vip.slots.iter().map(|slot| slot.current()).collect();
-            let goal = VipGoal { mode: vip.spec.mode, flow_idle_ms: vip.spec.flow_idle_ms, owners };
+            let VipSpec { mode, flow_idle_ms, options, .. } = vip.spec;
+            let goal = VipGoal { mode, flow_idle_ms, options, owners };
             self.mirror.vips.insert(address, goal);
         }
         self.mirror.backends = state.backends.into_iter().map(|row| (row.id, row)).collect();
@@ -186,7 +187,8 @@ impl LinuxHost {
     }
 
     fn set_owners(&mut self, vip: VipAddress, goal: &VipGoal) -> Result<(), HostError> {
-        let spec = VipSpec { key: vip_key(vip), mode: goal.mode, flow_idle_ms: goal.flow_idle_ms };
+        let VipGoal { mode, flow_idle_ms, options, .. } = *goal;
+        let spec = VipSpec { key: vip_key(vip), mode, flow_idle_ms, options };
         self.balancer()?.set_owners(&spec, &goal.owners).map(drop).map_err(loader_error)
     }
 

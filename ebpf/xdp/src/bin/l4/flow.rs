@@ -1,6 +1,7 @@
 //! Which backend a flow belongs to when its slot asks the flow table.
 //!
-//! The promise, and why it holds over chains of changes, is in `sluice-core::l4::flows`, the model of this file.
+//! The promise, and why it holds over chains of changes, is in `sluice-core::l4::flows`, the model of this file. A flow
+//! whose entry is there and whose backend lives is decided in line; everything else calls [`tracked`].
 
 use crate::maps::{BACKENDS, FLOWS, META, count_event};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
@@ -10,9 +11,9 @@ use sluice_abi::flow::{AGE_MASK, CONFIRMED, Entry, units};
 
 const _: () = assert!(CONFIRMED == 1, "`rank` shifts the lowest bit into the sign");
 use sluice_abi::hash::bucket_of;
-use sluice_abi::layout::{Bucket, backend_flag};
+use sluice_abi::layout::{Bucket, backend_flag, vip_flag};
 use sluice_abi::reason::Event;
-use sluice_abi::slot::{ASK, Slot};
+use sluice_abi::slot::Slot;
 use sluice_xdp::{opaque, top_bit};
 
 enum Insert {
@@ -46,18 +47,68 @@ fn write(bucket: *mut Bucket, i: usize, entry: Entry) {
     unsafe { (&raw mut (*bucket).entries[i]).write_volatile(entry.0) }
 }
 
-/// Backend id of a flow on a slot with history, or [`FULL`].
-#[inline(never)]
-pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
-    let slot = Slot(slot);
-    let syn = syn != 0;
-    let Some(meta) = META.get_ptr(0) else { return slot.current() as u32 };
-    // SAFETY: the only row; written once, `idle_units` as one aligned word.
-    let (buckets, idle) = unsafe { ((*meta).flow_buckets, (&raw const (*meta).idle_units).read_volatile()) };
-    let index = bucket_of(hash, buckets.wrapping_sub(1));
-    let Some(bucket) = FLOWS.get_ptr_mut(index) else { return slot.current() as u32 };
+/// Number of flow buckets minus one: the loader's, put in before the program is loaded. The value here is one that no
+/// other constant has, since the linker gives equal constants one place.
+#[unsafe(no_mangle)]
+static FLOW_MASK: u32 = 0x7e1f_00d5;
+
+#[inline(always)]
+fn bucket(hash: u64) -> Option<*mut Bucket> {
+    // SAFETY: a constant of the object; volatile, since the compiler knows another value of it.
+    let mask = unsafe { (&raw const FLOW_MASK).read_volatile() };
+    FLOWS.get_ptr_mut(bucket_of(hash, mask))
+}
+
+#[inline(always)]
+fn clock() -> u64 {
     // SAFETY: a helper without arguments.
-    let now = units(unsafe { bpf_ktime_get_coarse_ns() });
+    units(unsafe { bpf_ktime_get_coarse_ns() })
+}
+
+/// Set beside the SYN bit: the VIP tracks always.
+pub const ALWAYS: u32 = 2;
+
+/// What the flags of a VIP say: [`ALWAYS`] or 0, and a mask over the previous owner of a slot, 0 for a VIP whose slots
+/// never ask.
+#[inline(always)]
+pub fn tracking(flags: u16) -> (u32, u16) {
+    let always = if flags & vip_flag::TRACK != 0 { ALWAYS } else { 0 };
+    (always, if flags & vip_flag::BYPASS != 0 { 0 } else { u16::MAX })
+}
+
+/// Backend id of a flow whose slot or VIP asks the flow table, or [`FULL`]; and whether its entry said so. `ask` is
+/// 1 for a SYN, and [`ALWAYS`].
+#[inline(always)]
+pub fn owner(hash: u64, slot: Slot, ask: u32) -> (u32, bool) {
+    let Some(bucket) = bucket(hash) else { return (slot.current() as u32, false) };
+    if ask & 1 == 0 {
+        let mut i = 0;
+        while i < BUCKET_ENTRIES {
+            let entry = read(bucket, i);
+            if entry.matches(hash) {
+                if !alive(entry.backend()) {
+                    break;
+                }
+                let fresh = entry.touched(clock());
+                if fresh != entry {
+                    write(bucket, i, fresh);
+                }
+                return (entry.backend() as u32, true);
+            }
+            i += 1;
+        }
+    }
+    (tracked(hash, slot.0, ask), false)
+}
+
+/// [`owner`] of a flow that begins, has no entry, or lost its backend.
+#[inline(never)]
+fn tracked(hash: u64, slot: u32, ask: u32) -> u32 {
+    let slot = Slot(slot);
+    let (syn, always) = (ask & 1 != 0, ask & ALWAYS != 0);
+    let makes_entries = always || slot.window_open();
+    let Some(bucket) = bucket(hash) else { return slot.current() as u32 };
+    let now = clock();
 
     let mut i = 0;
     let mut entry = Entry(0);
@@ -69,15 +120,34 @@ pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
         i += 1;
     }
     if i < BUCKET_ENTRIES {
-        return found(bucket, i, entry, hash, slot, syn, now);
-    }
-    if slot.previous() == ASK {
+        // A new flow of the same addresses, or one whose backend is gone: it is the current owner's. After the
+        // window the table says so by itself and the entry goes.
+        if !syn {
+            count_event(Event::FlowRehomed as u32);
+        }
+        let replaced = if !makes_entries || slot.current() == 0 {
+            Entry(0)
+        } else if syn && entry.backend() == slot.current() {
+            entry
+        } else {
+            Entry::new(hash, slot.current(), now)
+        };
+        if replaced != entry {
+            write(bucket, i, replaced);
+        }
         return slot.current() as u32;
     }
-    let owner = if syn || !alive(slot.previous()) { slot.current() } else { slot.previous() };
+    if !makes_entries {
+        return slot.current() as u32;
+    }
+    let older = !syn && slot.window_open() && alive(slot.previous());
+    let owner = if older { slot.previous() } else { slot.current() };
     if owner == 0 {
         return 0;
     }
+    let Some(meta) = META.get_ptr(0) else { return slot.current() as u32 };
+    // SAFETY: the only row; one aligned word.
+    let idle = unsafe { (&raw const (*meta).idle_units).read_volatile() };
     match insert(bucket, Entry::new(hash, owner, now), now, idle) {
         Insert::Done => {
             count_event(if owner == slot.current() { Event::FlowNew as u32 } else { Event::FlowKept as u32 });
@@ -88,8 +158,8 @@ pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
         }
         Insert::Full => {}
     }
-    // A SYN is refused, and its sender tries again; a flow that is under way tries with its next packet.
-    if syn {
+    // A SYN in the window is refused, and its sender tries again; any other tries with its next packet.
+    if syn && slot.window_open() {
         return FULL;
     }
     count_event(Event::FlowUntracked as u32);
@@ -99,14 +169,9 @@ pub fn tracked(hash: u64, slot: u32, syn: u32) -> u32 {
 /// Backend id of a flow on a slot with history, for a packet that is about the flow but not of it: nothing is
 /// written.
 #[inline(never)]
-pub fn owner(hash: u64, slot: u32) -> u32 {
+pub fn owner_of(hash: u64, slot: u32) -> u32 {
     let slot = Slot(slot);
-    let Some(meta) = META.get_ptr(0) else { return slot.current() as u32 };
-    // SAFETY: the only row, written once.
-    let buckets = unsafe { (*meta).flow_buckets };
-    let Some(bucket) = FLOWS.get_ptr_mut(bucket_of(hash, buckets.wrapping_sub(1))) else {
-        return slot.current() as u32;
-    };
+    let Some(bucket) = bucket(hash) else { return slot.current() as u32 };
     let mut i = 0;
     while i < BUCKET_ENTRIES {
         let entry = read(bucket, i);
@@ -115,36 +180,8 @@ pub fn owner(hash: u64, slot: u32) -> u32 {
         }
         i += 1;
     }
-    let previous = slot.previous() != ASK && alive(slot.previous());
+    let previous = slot.window_open() && alive(slot.previous());
     if previous { slot.previous() as u32 } else { slot.current() as u32 }
-}
-
-#[inline(always)]
-fn found(bucket: *mut Bucket, i: usize, entry: Entry, hash: u64, slot: Slot, syn: bool, now: u64) -> u32 {
-    if !syn && alive(entry.backend()) {
-        let fresh = entry.touched(now);
-        if fresh != entry {
-            write(bucket, i, fresh);
-        }
-        count_event(Event::FlowHit as u32);
-        return entry.backend() as u32;
-    }
-    // A new flow of the same addresses, or one whose backend is gone: it is the current owner's. After the
-    // window the table says so by itself and the entry goes.
-    if !syn {
-        count_event(Event::FlowRehomed as u32);
-    }
-    let replaced = if slot.previous() == ASK || slot.current() == 0 {
-        Entry(0)
-    } else if syn && entry.backend() == slot.current() {
-        entry
-    } else {
-        Entry::new(hash, slot.current(), now)
-    };
-    if replaced != entry {
-        write(bucket, i, replaced);
-    }
-    slot.current() as u32
 }
 
 /// Puts an entry into a free place, else over one that is dead, else over the oldest unconfirmed one.

@@ -29,9 +29,9 @@ pub struct Packet {
     pub v6: bool,
 }
 
-/// Sends the packet to backend `id`.
+/// Sends the packet to backend `id`; `hit`: its flow entry said so.
 #[inline(always)]
-pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32) -> u32 {
+pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32, hit: bool) -> u32 {
     let Some(row) = BACKENDS.get(id) else { return drop_for(vip.id, DropReason::NoBackend as u32) };
     const READY: u16 = backend_flag::PRESENT | backend_flag::HAS_LINK;
     if row.flags & READY != READY {
@@ -53,7 +53,7 @@ pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32) -> u32
     if result != 0 {
         return drop_for(vip.id, result);
     }
-    count_traffic(id, packet.ip_len);
+    count_traffic(id, packet.ip_len, hit);
     // SAFETY: reading the context's own field.
     if row.ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {
         return XDP_TX;

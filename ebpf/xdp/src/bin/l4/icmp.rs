@@ -26,7 +26,7 @@ const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 
 /// Nanoseconds between two messages; the loader writes it before it loads the program.
 #[unsafe(no_mangle)]
-static ICMP_INTERVAL_NS: u64 = 0;
+static ICMP_INTERVAL_NS: u64 = 0x1c3f_00d6;
 
 /// Whether one more message of a kind may be made now.
 #[inline(always)]
@@ -178,10 +178,11 @@ fn send(ctx: &XdpContext, vip: &VipValue, packet: Packet) -> u32 {
         return drop_for(vip.id, DropReason::NoTable as u32);
     };
     let mut owner = slot.current() as u32;
-    if slot.previous() != 0 {
-        owner = flow::owner(packet.hash, slot.0);
+    let (always, history) = flow::tracking(vip.flags);
+    if (slot.previous() & history) as u32 | always != 0 {
+        owner = flow::owner_of(packet.hash, slot.0);
     }
-    let verdict = forward(ctx, vip, packet, owner);
+    let verdict = forward(ctx, vip, packet, owner, false);
     if verdict != XDP_DROP {
         count_event(Event::IcmpSteered as u32);
     }

@@ -8,6 +8,7 @@
 //!                                          | yes                       |
 //!                                          +-> flow table (flow.rs) ---+
 //! ```
+//! What a VIP wants beyond that is behind one test of its flags.
 //! Every other end is a named drop of the VIP. What cannot be told to be for a forwarded VIP is passed up: the
 //! kernel's own stack judges it.
 
@@ -180,17 +181,23 @@ fn transport(l4: usize, data_end: usize, room: u32, protocol: u8) -> u32 {
 
 #[inline(always)]
 fn deliver(ctx: &XdpContext, vip: &VipValue, syn: u32, packet: Packet) -> u32 {
+    // What the flow table is asked, and of which slots.
+    let (mut always, mut history) = (0, u16::MAX);
+    if vip.flags != 0 {
+        (always, history) = flow::tracking(vip.flags);
+    }
     let Some(slot) = maps::slot(vip.id, slot_of(packet.hash)) else {
         return drop_for(vip.id, DropReason::NoTable as u32);
     };
     let mut owner = slot.current() as u32;
-    if slot.previous() != 0 {
-        owner = flow::tracked(packet.hash, slot.0, syn);
+    let mut hit = false;
+    if (slot.previous() & history) as u32 | always != 0 {
+        (owner, hit) = flow::owner(packet.hash, slot, syn | always);
         if owner == flow::FULL {
             return drop_for(vip.id, DropReason::FlowTableFull as u32);
         }
     }
-    forward(ctx, vip, packet, owner)
+    forward(ctx, vip, packet, owner, hit)
 }
 
 #[inline(never)]

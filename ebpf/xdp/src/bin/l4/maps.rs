@@ -76,14 +76,17 @@ pub fn count_event(event: u32) -> u32 {
     0
 }
 
-/// Counts a packet handed to a backend.
+/// Counts a packet handed to a backend; `hit`: its flow was found in the flow table.
 #[inline(always)]
-pub fn count_traffic(backend: u32, bytes: u32) {
+pub fn count_traffic(backend: u32, bytes: u32, hit: bool) {
     if let Some(traffic) = TRAFFIC.get_ptr_mut(backend) {
         // SAFETY: this processor's own copy, valid while the program runs.
         unsafe {
             (*traffic).packets += 1;
             (*traffic).bytes += bytes as u64;
+            if hit {
+                (*traffic).flow_hits += 1;
+            }
         }
     }
 }
