@@ -5,10 +5,10 @@ use crate::reason::{DROP_REASONS, EVENTS};
 
 /// Map names, as pinned.
 pub mod map {
-    /// [`super::VipKey4`] to [`super::VipValue`].
-    pub const VIPS4: &str = "VIPS4";
-    /// [`super::VipKey6`] to [`super::VipValue`].
-    pub const VIPS6: &str = "VIPS6";
+    /// [`crate::vips::VipBucket`].
+    pub const VIP_BUCKETS: &str = "VIP_BUCKETS";
+    /// VIP id to [`crate::vips::VipRow`].
+    pub const VIP_ROWS: &str = "VIP_ROWS";
     /// Address (IPv4 in the first four bytes, rest zero) to [`super::AddrValue`].
     pub const ADDRS: &str = "ADDRS";
     /// VIP id to its array of slots.

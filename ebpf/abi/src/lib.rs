@@ -10,6 +10,7 @@
 //! * [`icmp`]: limits of the ICMP messages the programs make.
 //! * [`slot`]: current and previous owner of a Maglev slot in 32 bits.
 //! * [`reason`]: drop reasons and events, by name.
+//! * [`vips`]: the table of VIPs.
 //! * [`sum`]: Internet checksum arithmetic (RFC 1071, RFC 1624).
 
 #![no_std]
@@ -22,6 +23,7 @@ pub mod layout;
 pub mod reason;
 pub mod slot;
 pub mod sum;
+pub mod vips;
 
 /// Raised with every change of a layout, hash or meaning in this crate.
 pub const ABI_VERSION: u32 = 2;

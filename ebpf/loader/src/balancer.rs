@@ -9,13 +9,13 @@ use crate::kernel::ifaces;
 use crate::kernel::shared::Shared;
 use crate::kernel::values::{Table, Val};
 use crate::types::{Adopted, Config, Link};
+use crate::vips::{VipTable, bucket_words, row_words};
 use crate::{attach, bpffs, object};
 use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use sluice_abi::layout::{
-    AddrValue, DropCounts, EventCounts, META_MAGIC, Meta, Traffic, VipKey4, VipKey6, VipValue, map,
-};
+use sluice_abi::layout::{AddrValue, DropCounts, EventCounts, META_MAGIC, Meta, Traffic, map};
+use sluice_abi::vips::buckets;
 use sluice_abi::{ABI_VERSION, BACKEND_ID_MAX, BUCKET_ENTRIES, FLOW_BUCKETS_MAX, SLOTS, icmp};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -23,8 +23,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 const PINNED: [&str; 11] = [
-    map::VIPS4,
-    map::VIPS6,
+    map::VIP_BUCKETS,
+    map::VIP_ROWS,
     map::ADDRS,
     map::TABLES,
     map::BACKENDS,
@@ -41,6 +41,9 @@ const L4_PROGRAM: &str = "sluice_l4";
 /// Constant of the program: number of flow buckets minus one.
 const FLOW_MASK: &str = "FLOW_MASK";
 
+/// Constant of the program: number of buckets of the VIP table minus one.
+const VIP_MASK: &str = "VIP_BUCKET_MASK";
+
 /// Words of a backend row.
 pub(crate) const ROW_WORDS: usize = 8;
 
@@ -50,8 +53,7 @@ pub(crate) type Slots = Array<MapData, Table>;
 pub struct Balancer {
     pub(crate) config: Config,
     pub(crate) ebpf: Ebpf,
-    pub(crate) vips4: HashMap<MapData, Val<VipKey4>, Val<VipValue>>,
-    pub(crate) vips6: HashMap<MapData, Val<VipKey6>, Val<VipValue>>,
+    pub(crate) vips: VipTable,
     pub(crate) addrs: HashMap<MapData, [u8; 16], Val<AddrValue>>,
     /// For putting tables in.
     pub(crate) tables: ArrayOfMaps<MapData, Slots>,
@@ -123,7 +125,7 @@ impl Balancer {
         let interval = icmp::interval_ns(config.icmp_per_second);
         let mut loader = EbpfLoader::new();
         loader.override_global(icmp::INTERVAL_SYMBOL, &interval, true);
-        for name in [map::VIPS4, map::VIPS6, map::ADDRS, map::TABLES, map::DROPS] {
+        for name in [map::VIP_ROWS, map::ADDRS, map::TABLES, map::DROPS] {
             loader.map_max_entries(name, meta.vips);
         }
         for name in [map::BACKENDS, map::TRAFFIC] {
@@ -132,6 +134,10 @@ impl Balancer {
         loader.map_max_entries(map::FLOWS, meta.flow_buckets);
         let mask = meta.flow_buckets - 1;
         loader.override_global(FLOW_MASK, &mask, true);
+        let vip_buckets = buckets(meta.vips);
+        let vip_mask = vip_buckets - 1;
+        loader.override_global(VIP_MASK, &vip_mask, true);
+        loader.map_max_entries(map::VIP_BUCKETS, vip_buckets);
         if let Some(pins) = pins {
             for name in PINNED {
                 loader.map_pin_path(name, pins.join(name));
@@ -156,6 +162,11 @@ impl Balancer {
             .map_err(map_error("map into memory", map::BACKENDS))?;
         let flows = Shared::map(data(e, map::FLOWS)?.fd(), meta.flow_buckets as usize * BUCKET_ENTRIES)
             .map_err(map_error("map into memory", map::FLOWS))?;
+        let vip_buckets = Shared::map(data(e, map::VIP_BUCKETS)?.fd(), bucket_words(meta.vips))
+            .map_err(map_error("map into memory", map::VIP_BUCKETS))?;
+        let vip_rows = Shared::map(data(e, map::VIP_ROWS)?.fd(), row_words(meta.vips))
+            .map_err(map_error("map into memory", map::VIP_ROWS))?;
+        let vips = VipTable::new(vip_buckets, vip_rows);
         let tables_id = data(e, map::TABLES)?.info().map_err(map_error("open", map::TABLES))?.id();
         let tables_fd = MapData::from_id(tables_id).map_err(map_error("open", map::TABLES))?;
         let tables_out = MapData::from_id(tables_id)
@@ -170,8 +181,7 @@ impl Balancer {
                 secret: meta.secret,
                 ..config.clone()
             },
-            vips4: typed(e, map::VIPS4)?,
-            vips6: typed(e, map::VIPS6)?,
+            vips,
             addrs: typed(e, map::ADDRS)?,
             tables: typed(e, map::TABLES)?,
             tables_out,

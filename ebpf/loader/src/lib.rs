@@ -25,6 +25,7 @@ mod read;
 mod sweep;
 mod tables;
 mod types;
+mod vips;
 
 pub use balancer::{Balancer, remove_pins};
 pub use error::{Error, Result};

@@ -23,7 +23,7 @@ impl Balancer {
     /// Everything callers put into the maps.
     pub fn state(&mut self) -> Result<State> {
         let mut state = State::default();
-        for (key, row) in self.vip_rows()? {
+        for (key, row) in self.vips.by_key() {
             let spec = spec_of(key, &row)?;
             let slots = match spec.mode {
                 Mode::Local => Vec::new(),
@@ -47,7 +47,7 @@ impl Balancer {
     /// Counters, summed over processors.
     pub fn counters(&self) -> Result<Counters> {
         let mut counters = Counters::default();
-        let rows = self.vip_rows()?;
+        let rows = self.vips.by_key();
         let ids = rows.iter().map(|(key, row)| (Some(*key), row.id)).chain([(None, 0)]);
         for (key, id) in ids {
             let cpus = self.drops.get(&id, 0).map_err(map_error("read", map::DROPS))?;
@@ -96,7 +96,7 @@ impl Balancer {
             backend_row: None,
             why: Vec::new(),
         };
-        let Some(row) = self.vip_row(&key)? else {
+        let Some(row) = self.vips.get(&key) else {
             t.why.push(format!("no VIP {key}: passed up to the box's own stack"));
             return Ok(t);
         };

@@ -30,7 +30,7 @@ impl Balancer {
         // Slots are read before entries: an entry made meanwhile by a packet that saw the window open is of a
         // slot that is still open here.
         let mut asking: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (_, row) in self.vip_rows()? {
+        for (_, row) in self.vips.by_key() {
             if row.mode == Mode::Local.number() {
                 continue;
             }
@@ -78,7 +78,7 @@ impl Balancer {
     /// to another backend.
     pub fn ids_in_use(&mut self) -> Result<BTreeSet<u16>> {
         let mut ids = BTreeSet::new();
-        for (_, row) in self.vip_rows()? {
+        for (_, row) in self.vips.by_key() {
             if row.mode == Mode::Local.number() {
                 continue;
             }

@@ -6,19 +6,17 @@
 use crate::balancer::{Balancer, ROW_WORDS, Slots};
 use crate::error::{Error, Result, map_error};
 use crate::kernel::values::{Val, backend_row, backend_words};
-use crate::types::{BackendSpec, Mode, Proto, VipKey, VipSpec};
+use crate::types::{BackendSpec, Mode, VipKey, VipSpec};
 use aya::maps::{MapError, PerCpuValues};
 use sluice_abi::SLOTS;
 use sluice_abi::flow::idle_units;
 use sluice_abi::hash::vip_seed;
 use sluice_abi::layout::{
-    AddrValue, BackendValue, DropCounts, OUTER_TTL, Traffic, VipKey4, VipKey6, VipValue, backend_flag, map,
-    proto,
+    AddrValue, BackendValue, DropCounts, OUTER_TTL, Traffic, VipValue, backend_flag, map, proto,
 };
 use sluice_abi::slot::Slot;
 use sluice_abi::sum::outer4_base;
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// `BPF_F_MMAPABLE`.
@@ -66,15 +64,14 @@ impl Balancer {
 
     /// Removes a VIP: from the next packet on its traffic is passed up. Absent is fine.
     pub fn remove_vip(&mut self, key: &VipKey) -> Result<()> {
-        let Some(row) = self.vip_row(key)? else { return Ok(()) };
-        match vip_key(key) {
-            Key::V4(k) => self.vips4.remove(&Val(k)).map_err(map_error("write", map::VIPS4))?,
-            Key::V6(k) => self.vips6.remove(&Val(k)).map_err(map_error("write", map::VIPS6))?,
-        }
+        let Some(row) = self.vips.get(key) else { return Ok(()) };
+        self.vips.unname(key);
         self.slots.remove(&row.id);
         if row.mode != Mode::Local.number() {
+            // The kernel waits here until no packet that found the table is under way.
             self.drop_table(row.id)?;
         }
+        self.vips.clear(row.id);
         self.refresh_addr(key.addr)?;
         self.refresh_idle()
     }
@@ -82,7 +79,7 @@ impl Balancer {
     /// Ends the window of a VIP: its slots ask the flow table only for exceptions from now on, and
     /// [`Balancer::sweep`] settles them as those end. Call it `flow_idle_ms` after the last change.
     pub fn close_window(&mut self, key: &VipKey) -> Result<u32> {
-        let row = self.vip_row(key)?.ok_or(Error::NoVip(*key))?;
+        let row = self.vips.get(key).ok_or(Error::NoVip(*key))?;
         if row.mode == Mode::Local.number() {
             return Ok(0);
         }
@@ -178,7 +175,7 @@ impl Balancer {
         if spec.flow_idle_ms == 0 || spec.flow_idle_ms > FLOW_IDLE_MAX_MS {
             return Err(out_of_range("flow_idle_ms", spec.flow_idle_ms));
         }
-        let row = self.vip_row(&spec.key)?;
+        let row = self.vips.get(&spec.key);
         if let Some(row) = row
             && (row.mode == Mode::Local.number()) == (spec.mode == Mode::Local)
         {
@@ -187,7 +184,7 @@ impl Balancer {
         let id = match row {
             Some(row) => row.id,
             None => {
-                let id = self.free_id()?;
+                let id = self.vips.free_id()?;
                 let zeros = per_cpu(Val(DropCounts::default()))?;
                 self.drops.set(id, zeros, 0).map_err(map_error("write", map::DROPS))?;
                 id
@@ -203,17 +200,6 @@ impl Balancer {
         Ok(id)
     }
 
-    fn free_id(&self) -> Result<u32> {
-        let mut used = vec![false; self.config.vips as usize];
-        used[0] = true;
-        for (_, row) in self.vip_rows()? {
-            used[row.id as usize] = true;
-        }
-        let free =
-            used.iter().position(|&u| !u).ok_or(Error::Full { what: "VIP", limit: self.config.vips - 1 })?;
-        Ok(free as u32)
-    }
-
     fn name_vip(&mut self, spec: &VipSpec, id: u32) -> Result<()> {
         let addr = addr_bytes(spec.key.addr);
         let port_be = spec.key.port.to_be();
@@ -225,16 +211,9 @@ impl Balancer {
             ..VipValue::default()
         };
         spec.options.write(&mut value);
-        let was = self.vip_row(&spec.key)?;
+        let was = self.vips.get(&spec.key);
         if was != Some(value) {
-            match vip_key(&spec.key) {
-                Key::V4(k) => {
-                    self.vips4.insert(Val(k), Val(value), 0).map_err(map_error("write", map::VIPS4))?
-                }
-                Key::V6(k) => {
-                    self.vips6.insert(Val(k), Val(value), 0).map_err(map_error("write", map::VIPS6))?
-                }
-            }
+            self.vips.put(&spec.key, value)?;
             if spec.mode == Mode::Local && was.is_some_and(|w| w.mode != value.mode) {
                 self.slots.remove(&id);
                 self.drop_table(id)?;
@@ -247,8 +226,7 @@ impl Balancer {
 
     /// Recomputes what is known of an address from the VIPs it carries.
     fn refresh_addr(&mut self, addr: IpAddr) -> Result<()> {
-        let rows: Vec<VipValue> =
-            self.vip_rows()?.into_iter().filter(|(k, _)| k.addr == addr).map(|(_, v)| v).collect();
+        let rows: Vec<VipValue> = self.vips.iter().filter(|(k, _)| k.addr == addr).map(|(_, v)| v).collect();
         let key = addr_bytes(addr);
         if rows.is_empty() {
             return match self.addrs.remove(&key) {
@@ -264,7 +242,7 @@ impl Balancer {
     }
 
     fn refresh_idle(&mut self) -> Result<()> {
-        let longest = self.vip_rows()?.values().map(|v| v.flow_idle_ms).max().unwrap_or(0);
+        let longest = self.vips.iter().map(|(_, v)| v.flow_idle_ms).max().unwrap_or(0);
         let Val(mut meta) = self.meta.get(&0, 0).map_err(map_error("read", map::META))?;
         let units = idle_units(u64::from(longest));
         if meta.idle_units != units {
@@ -273,56 +251,10 @@ impl Balancer {
         }
         Ok(())
     }
-
-    pub(crate) fn vip_row(&self, key: &VipKey) -> Result<Option<VipValue>> {
-        let (found, name) = match vip_key(key) {
-            Key::V4(k) => (self.vips4.get(&Val(k), 0), map::VIPS4),
-            Key::V6(k) => (self.vips6.get(&Val(k), 0), map::VIPS6),
-        };
-        match found {
-            Ok(Val(row)) => Ok(Some(row)),
-            Err(MapError::KeyNotFound) => Ok(None),
-            Err(e) => Err(map_error("read", name)(e)),
-        }
-    }
-
-    pub(crate) fn vip_rows(&self) -> Result<BTreeMap<VipKey, VipValue>> {
-        let mut rows = BTreeMap::new();
-        for item in self.vips4.iter() {
-            let (Val(k), Val(v)) = item.map_err(map_error("read", map::VIPS4))?;
-            if let Some(key) = known_key(Ipv4Addr::from(k.addr).into(), k.port_be, k.proto) {
-                rows.insert(key, v);
-            }
-        }
-        for item in self.vips6.iter() {
-            let (Val(k), Val(v)) = item.map_err(map_error("read", map::VIPS6))?;
-            if let Some(key) = known_key(Ipv6Addr::from(k.addr).into(), k.port_be, k.proto) {
-                rows.insert(key, v);
-            }
-        }
-        Ok(rows)
-    }
 }
 
 /// Word of a backend row that holds `flags` (byte 12).
 const FLAGS_WORD: usize = 1;
-
-pub(crate) enum Key {
-    V4(VipKey4),
-    V6(VipKey6),
-}
-
-pub(crate) fn vip_key(key: &VipKey) -> Key {
-    let (port_be, proto) = (key.port.to_be(), key.proto.number());
-    match key.addr {
-        IpAddr::V4(a) => Key::V4(VipKey4 { addr: a.octets(), port_be, proto, pad: 0 }),
-        IpAddr::V6(a) => Key::V6(VipKey6 { addr: a.octets(), port_be, proto, pad: 0 }),
-    }
-}
-
-fn known_key(addr: IpAddr, port_be: u16, proto: u8) -> Option<VipKey> {
-    Some(VipKey { addr, port: u16::from_be(port_be), proto: Proto::from_number(proto)? })
-}
 
 /// Address as the maps hold it: IPv4 in the first four bytes.
 pub(crate) fn addr_bytes(addr: IpAddr) -> [u8; 16] {

@@ -4,10 +4,10 @@
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
+use sluice_system_tests::{Lab, run_in, skip, until};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
-use sluice_system_tests::{Lab, run_in, skip, until};
 
 const SOON: Duration = Duration::from_secs(20);
 /// An answer of the balancer takes microseconds.
@@ -82,7 +82,11 @@ fn echo_is_answered(lab: &Lab) {
         let vip: SocketAddr = lab.vip(name).parse().expect("an address");
         let reply = echo(lab, vip.ip()).unwrap_or_else(|| panic!("{name}: no echo reply"));
         assert_eq!((reply[0], &reply[8..]), (kind, &[1, 2, 3, 4, 5, 6, 7, 8][..]), "{name}");
-        assert_eq!(count(&stats(lab), "packet_events", "echo_answered"), before + 1, "{name}: by the program");
+        assert_eq!(
+            count(&stats(lab), "packet_events", "echo_answered"),
+            before + 1,
+            "{name}: by the program"
+        );
     }
 }
 
@@ -131,7 +135,10 @@ fn an_upload_learns_what_fits(lab: &Lab) {
         told(&stats(lab)) > 0
     });
     let after = stats(lab);
-    assert!(count(&after, "drops", "too_big") >= told(&after), "each message is about a packet that was dropped");
+    assert!(
+        count(&after, "drops", "too_big") >= told(&after),
+        "each message is about a packet that was dropped"
+    );
     // The client knows now: its requests fit from the first packet on.
     request();
     assert_eq!(count(&stats(lab), "drops", "too_big"), count(&after, "drops", "too_big"));

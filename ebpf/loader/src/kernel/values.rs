@@ -1,8 +1,7 @@
 //! Map keys and values as the kernel copies them.
 
-use sluice_abi::layout::{
-    AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic, VipKey4, VipKey6, VipValue,
-};
+use sluice_abi::layout::{AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic};
+use sluice_abi::vips::{ROW_WORDS, VipRow};
 
 /// A layout of `sluice-abi` as key or value of a map.
 #[repr(transparent)]
@@ -17,7 +16,7 @@ macro_rules! plain {
     )* };
 }
 
-plain!(AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic, VipKey4, VipKey6, VipValue);
+plain!(AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic);
 
 /// A VIP's slots, as the one value of its array.
 #[repr(transparent)]
@@ -35,6 +34,18 @@ pub(crate) fn backend_words(row: BackendValue) -> [u64; 8] {
 
 /// The row from its words.
 pub(crate) fn backend_row(words: [u64; 8]) -> BackendValue {
+    // SAFETY: as above, and any bytes are a row.
+    unsafe { std::mem::transmute(words) }
+}
+
+/// A VIP's row as the words it is stored in.
+pub(crate) fn vip_words(row: VipRow) -> [u64; ROW_WORDS] {
+    // SAFETY: integers and arrays of them on both sides, of one size, no padding.
+    unsafe { std::mem::transmute(row) }
+}
+
+/// The row from its words.
+pub(crate) fn vip_row(words: [u64; ROW_WORDS]) -> VipRow {
     // SAFETY: as above, and any bytes are a row.
     unsafe { std::mem::transmute(words) }
 }

@@ -155,8 +155,7 @@ fn errors4() -> Vec<Row> {
         row(
             "about a flow of a VIP without a table",
             to4(13, ICMP, &needed(&quote4(13, TCP, &reply(31_337)))),
-            // Its address was never named either.
-            Pass,
+            Drop(DropReason::NoTable, "10.9.0.13:80/tcp"),
         ),
         row(
             "hops of the error itself run out",

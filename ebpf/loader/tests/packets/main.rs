@@ -11,6 +11,7 @@ mod icmp;
 mod l4;
 mod node;
 mod run;
+mod vips;
 
 use sluice_abi::reason::DropReason;
 use std::collections::BTreeSet;

@@ -4,11 +4,12 @@ use super::frame::dump;
 use super::{l4, node};
 use aya::TestRun as _;
 use aya::TestRunOptions;
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use sluice_abi::SLOTS;
-use sluice_abi::layout::{VipKey4, VipValue, map, mode};
+use sluice_abi::layout::{VipValue, map, mode};
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::Slot;
+use sluice_abi::vips::VipRow;
 use sluice_loader::{
     BackendSpec, Balancer, Config, Counters, Link, Mode, Node, Proto, Traffic, VipKey, VipOptions, VipSpec,
 };
@@ -21,8 +22,6 @@ const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 /// `lo`, which a test run arrives on.
 pub const LOOPBACK: u32 = 1;
-/// Of the VIP whose table is missing; ids are given from 1 up.
-const NO_TABLE_ID: u32 = 60;
 const VIPS: u32 = 64;
 /// ICMP messages a second: more than the table has rows, whatever the clock.
 const NO_LIMIT: u32 = 1_000_000_000;
@@ -109,7 +108,7 @@ fn world_with(other: u32, icmp_per_second: u32) -> Balancer {
     let tcp = |n, port| VipKey { addr: v4(n), port, proto: Proto::Tcp };
     vip(&mut balancer, tcp(12, 443), Mode::Local, Slot::settled(0));
     vip(&mut balancer, tcp(14, 80), Mode::L2Direct, Slot::settled(1));
-    name_without_table(&balancer);
+    name_without_table(&mut balancer);
     balancer
 }
 
@@ -117,18 +116,21 @@ pub fn v4(n: u8) -> IpAddr {
     Ipv4Addr::new(10, 9, 0, n).into()
 }
 
-/// VIP 13: a row that the loader never writes.
-fn name_without_table(balancer: &Balancer) {
-    const _: () = assert!(size_of::<VipKey4>() == 8 && size_of::<VipValue>() == 64);
+/// VIP 13: a local one, which has no table, turned into what the loader never writes.
+fn name_without_table(balancer: &mut Balancer) {
+    let key = VipKey { addr: v4(13), port: 80, proto: Proto::Tcp };
+    vip(balancer, key, Mode::Local, Slot::settled(0));
+    let vip = balancer.state().unwrap().vips.into_iter().find(|v| v.spec.key == key).unwrap().id;
     let ids = balancer.program().unwrap().info().unwrap().map_ids().unwrap().unwrap();
-    let named = |id: &u32| MapData::from_id(*id).unwrap().info().unwrap().name_as_str() == Some(map::VIPS4);
+    let named =
+        |id: &u32| MapData::from_id(*id).unwrap().info().unwrap().name_as_str() == Some(map::VIP_ROWS);
     let id = ids.into_iter().find(named).unwrap();
-    let mut vips: HashMap<MapData, [u8; 8], [u8; 64]> =
+    let mut rows: Array<MapData, [u8; size_of::<VipRow>()]> =
         Map::from_map_data(MapData::from_id(id).unwrap()).unwrap().try_into().unwrap();
-    let mut value = [0; 64];
-    value[..4].copy_from_slice(&NO_TABLE_ID.to_ne_bytes());
-    value[4] = mode::IPIP;
-    vips.insert([10, 9, 0, 13, 0, 80, 6, 0], value, 0).unwrap();
+    let mut row = rows.get(&vip, 0).unwrap();
+    let at = std::mem::offset_of!(VipRow, value) + std::mem::offset_of!(VipValue, mode);
+    assert_eq!(std::mem::replace(&mut row[at], mode::IPIP), mode::LOCAL);
+    rows.set(vip, row, 0).unwrap();
 }
 
 /// Kernels before 6.8 refuse more metadata than 32 bytes.

@@ -5,17 +5,18 @@
 //! processor and a second ([`sluice_abi::icmp`]).
 
 use crate::forward::{Packet, forward};
-use crate::maps::{REPLIES, VIPS4, VIPS6, count_event, drop_for};
-use crate::{IPV4_MIN, IPV6_LEN, addr_row, bad, flow, key6, maps};
+use crate::maps::{REPLIES, count_event, drop_for};
+use crate::{IPV4_MIN, IPV6_LEN, addr_row, bad, flow, maps, vips};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::programs::XdpContext;
 use sluice_abi::hash::{flow_hash4, flow_hash6, slot_of};
 use sluice_abi::icmp::{ECHO, answerable4, answerable6, next_due};
-use sluice_abi::layout::{OUTER_TTL, VipKey4, VipKey6, VipValue, mode, proto};
+use sluice_abi::layout::{OUTER_TTL, VipValue, mode, proto};
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::sum;
+use sluice_abi::vips::{IPV4, IPV6, Key, ports as port_word};
 use sluice_xdp::{ETH_LEN, distance, end, load, start, store};
 
 /// ICMP header, bytes.
@@ -161,9 +162,8 @@ fn steer4(ctx: &XdpContext, id: u32, forwards_only: u32, ip: usize, l4: usize, r
     }
     // SAFETY: 8 bytes at `ports` were checked.
     let (vip_port, client_port): (u16, u16) = unsafe { (load(ports), load(ports + 2)) };
-    let key = VipKey4 { addr: vip_addr.to_le_bytes(), port_be: vip_port, proto: protocol, pad: 0 };
-    // SAFETY: rows are replaced whole by the kernel's hash map and stay valid while the program runs.
-    let Some(vip) = (unsafe { VIPS4.get(&key) }) else { return pass() };
+    let key = Key { lo: vip_addr as u64, hi: 0, ports: port_word(vip_port, protocol, IPV4) };
+    let Some(vip) = vips::find(key) else { return pass() };
     let hash = flow_hash4(vip.seed, client, client_port);
     send(ctx, vip, Packet { ip, hash, ip_len: room + distance(l4, ip), v6: false })
 }
@@ -273,9 +273,8 @@ fn steer6(ctx: &XdpContext, id: u32, forwards_only: u32, ip: usize, room: u32) -
     // SAFETY: 48 bytes at `quote` were checked.
     let (client_lo, client_hi, vip_port, client_port): (u64, u64, u16, u16) =
         unsafe { (load(quote + 24), load(quote + 32), load(ports), load(ports + 2)) };
-    let key = key6(vip_lo, vip_hi, vip_port as u32 | (next as u32) << 16);
-    // SAFETY: as in `steer4`; the key's words are a VipKey6, sizes and field order are asserted beside `Key6`.
-    let Some(vip) = (unsafe { VIPS6.get(&*(&raw const key).cast::<VipKey6>()) }) else { return pass() };
+    let key = Key { lo: vip_lo, hi: vip_hi, ports: port_word(vip_port, next, IPV6) };
+    let Some(vip) = vips::find(key) else { return pass() };
     let hash = flow_hash6(vip.seed, client_lo, client_hi, client_port);
     send(ctx, vip, Packet { ip, hash, ip_len: room + IPV6_LEN as u32, v6: true })
 }

@@ -23,16 +23,18 @@ mod forward;
 mod icmp;
 mod maps;
 mod too_big;
+mod vips;
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use forward::{Packet, forward};
-use maps::{ADDRS, VIPS4, VIPS6, count_event, drop_for};
+use maps::{ADDRS, count_event, drop_for};
 use sluice_abi::hash::{flow_hash4, flow_hash6, slot_of};
-use sluice_abi::layout::{VipKey4, VipKey6, VipValue, mode, proto};
+use sluice_abi::layout::{VipValue, mode, proto};
 use sluice_abi::reason::{DropReason, Event};
+use sluice_abi::vips::{IPV4, IPV6, Key, ports};
 use sluice_xdp::{ETH_IPV4, ETH_IPV6, ETH_LEN, distance, end, load, start};
 
 const IPV4_MIN: usize = 20;
@@ -86,9 +88,8 @@ fn ipv4(ctx: &XdpContext, ip: usize, data_end: usize) -> u32 {
     }
     // SAFETY: 20 bytes at `ip` and 8 at `l4` were checked.
     let (dst, dport): (u32, u16) = unsafe { (load(ip + 16), load(l4 + 2)) };
-    let key = VipKey4 { addr: dst.to_le_bytes(), port_be: dport, proto: protocol, pad: 0 };
-    // SAFETY: rows are replaced whole by the kernel's hash map and stay valid while the program runs.
-    let Some(vip) = (unsafe { VIPS4.get(&key) }) else { return XDP_PASS };
+    let key = Key { lo: dst as u64, hi: 0, ports: ports(dport, protocol, IPV4) };
+    let Some(vip) = vips::find(key) else { return XDP_PASS };
     if vip.mode == mode::LOCAL {
         return pass_local();
     }
@@ -125,10 +126,9 @@ fn ipv6(ctx: &XdpContext, ip: usize, data_end: usize) -> u32 {
         return refuse(ctx.ctx, DropReason::Truncated as u32);
     }
     // SAFETY: 48 bytes at `ip` were checked.
-    let (dst_lo, dst_hi, dport): (u64, u64, u16) = unsafe { (load(ip + 24), load(ip + 32), load(l4 + 2)) };
-    let key = key6(dst_lo, dst_hi, dport as u32 | (next as u32) << 16);
-    // SAFETY: as in `ipv4`; the key's words are a VipKey6, sizes and field order are asserted beside `Key6`.
-    let Some(vip) = (unsafe { VIPS6.get(&*(&raw const key).cast::<VipKey6>()) }) else { return XDP_PASS };
+    let (lo, hi, dport): (u64, u64, u16) = unsafe { (load(ip + 24), load(ip + 32), load(l4 + 2)) };
+    let key = Key { lo, hi, ports: ports(dport, next, IPV6) };
+    let Some(vip) = vips::find(key) else { return XDP_PASS };
     if vip.mode == mode::LOCAL {
         return pass_local();
     }
@@ -204,21 +204,6 @@ fn deliver(ctx: &XdpContext, vip: &VipValue, syn: u32, packet: Packet) -> u32 {
 fn pass_local() -> u32 {
     count_event(Event::PassLocal as u32);
     XDP_PASS
-}
-
-/// Key of an IPv6 VIP as words, so that it is built without copying bytes.
-#[repr(C)]
-struct Key6([u32; 5]);
-
-const _: () = {
-    assert!(size_of::<Key6>() == size_of::<VipKey6>());
-    assert!(core::mem::offset_of!(VipKey6, port_be) == 16);
-    assert!(core::mem::offset_of!(VipKey6, proto) == 18);
-};
-
-#[inline(always)]
-fn key6(lo: u64, hi: u64, port_proto: u32) -> Key6 {
-    Key6([lo as u32, (lo >> 32) as u32, hi as u32, (hi >> 32) as u32, port_proto])
 }
 
 /// What is known of the destination address.

@@ -3,10 +3,9 @@
 use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
-use sluice_abi::layout::{
-    AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic, VipKey4, VipKey6, VipValue,
-};
+use sluice_abi::layout::{AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic};
 use sluice_abi::slot::Slot;
+use sluice_abi::vips::{VipBucket, VipRow};
 use sluice_xdp::{below_64, opaque};
 
 /// `BPF_F_MMAPABLE`: the loader stores and reads through a mapping, and the array starts on a page, so that a
@@ -20,9 +19,9 @@ const REPLY_KINDS: usize = sluice_abi::icmp::KINDS as usize;
 const BUCKETS: usize = sluice_abi::FLOW_BUCKETS_DEFAULT as usize;
 
 #[btf_map]
-pub static VIPS4: HashMap<VipKey4, VipValue, VIPS> = HashMap::new();
+pub static VIP_BUCKETS: Array<VipBucket, VIPS, MMAPABLE> = Array::new();
 #[btf_map]
-pub static VIPS6: HashMap<VipKey6, VipValue, VIPS> = HashMap::new();
+pub static VIP_ROWS: Array<VipRow, VIPS, MMAPABLE> = Array::new();
 #[btf_map]
 pub static ADDRS: HashMap<[u8; 16], AddrValue, VIPS> = HashMap::new();
 #[btf_map]

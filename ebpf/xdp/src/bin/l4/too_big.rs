@@ -166,9 +166,8 @@ fn answer6(ctx: &XdpContext, mtu: u32) -> bool {
         return false;
     }
     // SAFETY: 40 bytes at `ip` were checked.
-    let (length, next, src_lo, src_hi, dst_lo, dst_hi): (u16, u8, u64, u64, u64, u64) = unsafe {
-        (load(ip + 4), load(ip + 6), load(ip + 8), load(ip + 16), load(ip + 24), load(ip + 32))
-    };
+    let (length, next, src_lo, src_hi, dst_lo, dst_hi): (u16, u8, u64, u64, u64, u64) =
+        unsafe { (load(ip + 4), load(ip + 6), load(ip + 8), load(ip + 16), load(ip + 24), load(ip + 32)) };
     let unanswerable = !answerable6([src_lo as u8, (src_lo >> 8) as u8]);
     if next == proto::ICMPV6 || unanswerable || mtu < MTU6_MIN || !allowed() {
         return false;
