@@ -226,7 +226,7 @@ impl Balancer {
 
     /// Recomputes what is known of an address from the VIPs it carries.
     fn refresh_addr(&mut self, addr: IpAddr) -> Result<()> {
-        let rows: Vec<VipValue> = self.vips.iter().filter(|(k, _)| k.addr == addr).map(|(_, v)| v).collect();
+        let rows: Vec<VipValue> = self.vips.at(addr).collect();
         let key = addr_bytes(addr);
         if rows.is_empty() {
             return match self.addrs.remove(&key) {
@@ -242,7 +242,7 @@ impl Balancer {
     }
 
     fn refresh_idle(&mut self) -> Result<()> {
-        let longest = self.vips.iter().map(|(_, v)| v.flow_idle_ms).max().unwrap_or(0);
+        let longest = self.vips.longest_idle_ms();
         let Val(mut meta) = self.meta.get(&0, 0).map_err(map_error("read", map::META))?;
         let units = idle_units(u64::from(longest));
         if meta.idle_units != units {

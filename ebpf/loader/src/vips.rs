@@ -13,7 +13,7 @@ use sluice_abi::vips::{
     BUCKET_WORDS, FREE, GONE, IPV4, IPV6, Key, PROBES, ROW_WORDS, VipRow, buckets, ports, row_of,
     tag_matches, word,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,11 +27,16 @@ pub(crate) struct VipTable {
     rows: Shared<AtomicU64>,
     /// Where the search for a free row goes on.
     next: u32,
+    /// Ids by address, so that a change does not read every row. Derived from the rows, as is the next.
+    by_addr: BTreeMap<IpAddr, BTreeSet<u32>>,
+    /// How many VIPs have each idle time.
+    idle_ms: BTreeMap<u32, u32>,
 }
 
 impl VipTable {
     pub(crate) fn new(buckets: Shared<AtomicU64>, rows: Shared<AtomicU64>) -> Self {
-        let mut table = VipTable { buckets, rows, next: 1 };
+        let (by_addr, idle_ms) = (BTreeMap::new(), BTreeMap::new());
+        let mut table = VipTable { buckets, rows, next: 1, by_addr, idle_ms };
         // A loader died between a row and its name.
         for id in 1..table.len() {
             let key = table.read(id).key;
@@ -39,9 +44,42 @@ impl VipTable {
                 table.clear(id);
             }
         }
+        for (key, value) in table.by_key() {
+            table.note(&key, &value);
+        }
         let highest = table.iter().map(|(_, value)| value.id).max().unwrap_or(0);
         table.next = (highest + 1) % table.len();
         table
+    }
+
+    fn note(&mut self, key: &VipKey, value: &VipValue) {
+        self.by_addr.entry(key.addr).or_default().insert(value.id);
+        *self.idle_ms.entry(value.flow_idle_ms).or_default() += 1;
+    }
+
+    fn forget(&mut self, key: &VipKey, value: &VipValue) {
+        if let Some(ids) = self.by_addr.get_mut(&key.addr) {
+            ids.remove(&value.id);
+            if ids.is_empty() {
+                self.by_addr.remove(&key.addr);
+            }
+        }
+        if let Some(count) = self.idle_ms.get_mut(&value.flow_idle_ms) {
+            *count -= 1;
+            if *count == 0 {
+                self.idle_ms.remove(&value.flow_idle_ms);
+            }
+        }
+    }
+
+    /// VIPs at an address.
+    pub(crate) fn at(&self, addr: IpAddr) -> impl Iterator<Item = VipValue> {
+        self.by_addr.get(&addr).into_iter().flatten().map(|&id| self.read(id).value)
+    }
+
+    /// Longest silence any VIP allows, ms.
+    pub(crate) fn longest_idle_ms(&self) -> u32 {
+        self.idle_ms.last_key_value().map_or(0, |(&ms, _)| ms)
     }
 
     /// Rows there are, with row 0 that is never used.
@@ -117,8 +155,9 @@ impl VipTable {
     }
 
     /// Adds a VIP in row `value.id`, or changes the one that is there.
-    pub(crate) fn put(&self, key: &VipKey, value: VipValue) -> Result<()> {
-        let key = words_of(key);
+    pub(crate) fn put(&mut self, vip: &VipKey, value: VipValue) -> Result<()> {
+        let key = words_of(vip);
+        let was = self.find(key).map(|(_, row)| row.value);
         let words = vip_words(VipRow { key, value, ..VipRow::default() });
         let row = self.row(value.id);
         // Id, mode and flags are one word, the last to change, as the steady path asks them first.
@@ -126,7 +165,9 @@ impl VipTable {
         for i in (0..ROW_WORDS).filter(|&i| i != decisive).chain([decisive]) {
             row[i].store(words[i], Ordering::Release);
         }
-        if self.find(key).is_some() {
+        if let Some(was) = was {
+            self.forget(vip, &was);
+            self.note(vip, &value);
             return Ok(());
         }
         let hash = key.hash();
@@ -136,17 +177,19 @@ impl VipTable {
             return Err(Error::Full { what: "VIP bucket", limit: PROBES * BUCKET_WORDS as u32 });
         };
         place.store(word(hash, value.id), Ordering::Release);
+        self.note(vip, &value);
         Ok(())
     }
 
     /// Takes a VIP's name away; its row stays until [`VipTable::clear`]. Absent is fine.
-    pub(crate) fn unname(&self, key: &VipKey) {
-        let key = words_of(key);
-        let Some((place, _)) = self.find(key) else { return };
+    pub(crate) fn unname(&mut self, vip: &VipKey) {
+        let key = words_of(vip);
+        let Some((place, row)) = self.find(key) else { return };
         let full = |bucket: &[AtomicU64]| bucket.iter().all(|w| w.load(Ordering::Acquire) != FREE);
         let among = |bucket: &[AtomicU64]| bucket.iter().any(|w| std::ptr::eq(w, place));
         let was_full = self.places(key.hash()).any(|bucket| among(bucket) && full(bucket));
         place.store(if was_full { GONE } else { FREE }, Ordering::Release);
+        self.forget(vip, &row.value);
     }
 
     /// Empties the row of a VIP that has no name any more.
