@@ -51,19 +51,28 @@ step_object() {
   ebpf/build.sh --check 2>&1 | grep -v -e allows-misaligned-mem-access -e '^ *|$' -e '^ *= ' -e '^$'
 }
 
+# The simulator's own units, and a few seeds of it; `sim` runs them all.
 step_units() {
   cargo build --workspace --bins --locked --quiet
-  cargo test --workspace --locked --quiet --exclude sluice-sim --exclude sluice-system-tests \
-    --exclude sluice-bed
+  SLUICE_SIM_SEEDS=10 cargo test --workspace --locked --quiet --exclude sluice-system-tests --exclude sluice-bed
 }
 
-step_sim() { SLUICE_SIM_SEEDS=$SEEDS cargo test -p sluice-sim --locked --quiet; }
+# Runs what is in a package's tests folder. The whole workspace is named, so that libraries are built with the
+# features they have in the other steps, and only once.
+tests_of() { # FOLDER [arguments of the test programs]
+  local file names=()
+  for file in "$1"/tests/*.rs; do names+=(--test "$(basename "$file" .rs)"); done
+  shift
+  cargo test --workspace --locked --quiet "${names[@]}" -- "$@"
+}
+
+step_sim() { SLUICE_SIM_SEEDS=$SEEDS tests_of tests/sim; }
 
 # One at a time: they share the machine's two cores and would only disturb each other.
-step_system() { cargo test -p sluice-system-tests --locked --quiet -- --test-threads=1; }
+step_system() { tests_of tests/system --test-threads=1; }
 
 # Other kernels and other NICs, in an emulated server; skipped aloud where QEMU or the kernels cannot be had.
-step_bed() { cargo test -p sluice-bed --locked --quiet -- --test-threads=1; }
+step_bed() { tests_of tests/bed --test-threads=1; }
 
 step_fuzz() { scripts/fuzz.sh "$FUZZ_SECONDS"; }
 
