@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Runs the fuzz targets: scripts/fuzz.sh SECONDS_PER_TARGET [TARGET...]
+#        or the XDP program against its model, over random placements, packets and changes (root):
+#                        scripts/fuzz.sh differential [FRAMES] [SEED], a million frames when not said
 #
 # Builds once with stable Rust (LLVM's SanitizerCoverage by flags; libFuzzer itself is compiled from
 # libfuzzer-sys, which needs a C++ compiler), then runs each target for SECONDS_PER_TARGET over its kept corpus.
@@ -8,7 +10,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../fuzz"
 
-seconds=${1:?usage: scripts/fuzz.sh SECONDS_PER_TARGET [TARGET...]}
+if [[ ${1:-} == differential ]]; then
+    cd ..
+    export SLUICE_DIFFERENTIAL_FRAMES=${2:-1000000} SLUICE_SEED=${3:-$RANDOM}
+    exec cargo test -p sluice-loader --locked --test differential -- --nocapture
+fi
+
+seconds=${1:?usage: scripts/fuzz.sh SECONDS_PER_TARGET [TARGET...] | differential [FRAMES] [SEED]}
 shift
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "not a number of seconds: $seconds" >&2; exit 2; }
 mapfile -t all < <(cd targets && printf '%s\n' *.rs | sed 's/\.rs$//')

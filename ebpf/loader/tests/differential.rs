@@ -1,6 +1,14 @@
 //! The program and its model: the same frames through BPF_PROG_TEST_RUN and through `sluice-core::l4::packet`
 //! must end the same, over every mode and family, whole and mutated frames, settled and changing slots.
+//!
+//! The first world holds one VIP of each kind at each place, so that every end is reached; further ones hold
+//! random placements. Between frames the tables change ([`changes`]). `SLUICE_SEED` and
+//! `SLUICE_DIFFERENTIAL_FRAMES` make other and longer runs: `scripts/fuzz.sh differential FRAMES`.
 
+#[path = "differential/changes.rs"]
+mod changes;
+
+use changes::Changes;
 use sluice_abi::flow::{idle_units, units};
 use sluice_abi::hash::{mix64, vip_seed};
 use sluice_abi::layout::{
@@ -14,13 +22,18 @@ use sluice_core::l4::packet::{Tables, Verdict, decide};
 use sluice_loader::{
     BackendSpec, Balancer, Config, Link, Mode, Proto, Tracking, VipKey, VipOptions, VipSpec,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const LOOPBACK: u32 = 1;
 const IDLE_MS: u32 = 60_000;
 const FLOW_BUCKETS: u32 = 64;
+/// Frames of a run, when the environment does not say.
 const FRAMES: u64 = 20_000;
+/// Frames of one world in a short run, and in a long one.
+const WORLD_FRAMES: (u64, u64) = (5_000, 50_000);
+/// One in so many frames is followed by a change of the tables.
+const CHANGE_ONE_IN: u64 = 60;
 const PORTS: [u16; 2] = [80, 443];
 
 struct Random(u64);
@@ -107,7 +120,8 @@ fn backend(id: u16) -> (BackendSpec, BackendValue) {
     (spec, row)
 }
 
-fn world() -> World {
+/// Every kind at a place of its own, or, with a source of randomness, any kind or none at each.
+fn world(mut random: Option<&mut Random>) -> World {
     let mut config = Config::new("/nonexistent", vec![]);
     config.flow_buckets = FLOW_BUCKETS;
     // The model knows no clock for messages.
@@ -119,15 +133,22 @@ fn world() -> World {
         balancer.set_backend(&spec).unwrap();
         tables.backends.insert(id, row);
     }
-    for (last, spec_mode, number, options, flags) in KINDS {
+    let salt = random.as_mut().map_or(0, |r| r.below(u64::MAX));
+    for kind in KINDS {
+        let last = kind.0;
         for six in [false, true] {
             for proto in [Proto::Tcp, Proto::Udp] {
                 for port in PORTS {
+                    if random.as_mut().is_some_and(|r| r.one_in(6)) {
+                        continue;
+                    }
+                    let drawn = random.as_mut().map(|r| KINDS[r.below(KINDS.len() as u64) as usize]);
+                    let (_, spec_mode, number, options, flags) = drawn.unwrap_or(kind);
                     let addr = if six { IpAddr::from(v6(last)) } else { IpAddr::from(v4(last)) };
                     let key = VipKey { addr, port, proto };
                     let spec = VipSpec { key, mode: spec_mode, flow_idle_ms: IDLE_MS, options };
                     let row = VipValue { mode: number, flags, ..VipValue::default() };
-                    add_vip(&mut balancer, &mut tables, spec, row);
+                    add_vip(&mut balancer, &mut tables, spec, row, salt);
                 }
             }
         }
@@ -136,11 +157,11 @@ fn world() -> World {
     World { balancer, tables, flows, expected_drops: BTreeMap::new() }
 }
 
-fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, row: VipValue) {
+fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, row: VipValue, salt: u64) {
     let ip_proto = spec.key.proto.number();
     let local = spec.mode == Mode::Local;
     // Settled, window open, exceptions, nobody.
-    let slot = |n: u32| match mix64(u64::from(n)) % 16 {
+    let slot = |n: u32| match mix64(u64::from(n) ^ salt) % 16 {
         0 => Slot::settled(0),
         k @ 1..=7 => Slot::settled(k as u16),
         k @ 8..=11 => Slot::new(k as u16 - 7, 1 + (mix64(u64::from(n) + 99) % 7) as u16),
@@ -165,10 +186,46 @@ fn add_vip(balancer: &mut Balancer, tables: &mut Tables, spec: VipSpec, row: Vip
             tables.vips6.insert(VipKey6 { addr: a.octets(), port_be, proto: ip_proto, pad: 0 }, value);
         }
     }
-    // Four VIPs share each address.
-    tables.addrs.insert(addr, AddrValue { vip: 0, forwards_only: u32::from(!local) });
+    name_addr(tables, addr);
     if !local {
         tables.slots.insert(id, slots);
+    }
+}
+
+/// What is known of an address: its one forwarded VIP if it has one, and whether none of its VIPs is local.
+fn name_addr(tables: &mut Tables, addr: [u8; 16]) {
+    let wide = |a: [u8; 4]| [a[0], a[1], a[2], a[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let v4 = tables.vips4.iter().map(|(k, v)| (wide(k.addr), v));
+    let here = v4.chain(tables.vips6.iter().map(|(k, v)| (k.addr, v))).filter(|(a, _)| *a == addr);
+    let (mut forwarded, mut local) = (Vec::new(), 0);
+    for (_, vip) in here {
+        if vip.mode == mode::LOCAL { local += 1 } else { forwarded.push(vip.id) }
+    }
+    let row = AddrValue {
+        vip: if let [one] = forwarded[..] { one } else { 0 },
+        forwards_only: u32::from(!forwarded.is_empty() && local == 0),
+    };
+    tables.addrs.insert(addr, row);
+}
+
+/// Frames sent lately: a flow is more than one packet.
+struct Recent(Vec<Vec<u8>>);
+
+impl Recent {
+    const KEPT: usize = 256;
+
+    /// One of them again, or a new one.
+    fn next(&mut self, r: &mut Random) -> Vec<u8> {
+        if !self.0.is_empty() && r.one_in(2) {
+            return self.0[r.below(self.0.len() as u64) as usize].clone();
+        }
+        let frame = frame(r);
+        if self.0.len() < Self::KEPT {
+            self.0.push(frame.clone());
+        } else {
+            self.0[r.below(Self::KEPT as u64) as usize] = frame.clone();
+        }
+        frame
     }
 }
 
@@ -339,23 +396,51 @@ fn program_and_model_agree() {
         eprintln!("skipped: needs root");
         return;
     }
-    let seed = std::env::var("SLUICE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1u64);
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let seed = number("SLUICE_SEED").unwrap_or(1);
+    let frames = number("SLUICE_DIFFERENTIAL_FRAMES").unwrap_or(FRAMES);
+    let of_a_world = if frames > FRAMES { WORLD_FRAMES.1 } else { WORLD_FRAMES.0 };
     let mut random = Random(seed << 32);
-    let mut world = world();
-    for n in 0..FRAMES {
-        let frame = frame(&mut random);
-        check(&mut world, &frame, n);
+    let (mut reasons, mut events, mut made) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+    for first in (0..frames).step_by(of_a_world as usize) {
+        let mut world = if first == 0 { world(None) } else { world(Some(&mut random)) };
+        let mut changes = Changes::new(&mut world);
+        let mut recent = Recent(Vec::new());
+        for n in first..frames.min(first + of_a_world) {
+            let frame = recent.next(&mut random);
+            check(&mut world, &frame, n);
+            if random.one_in(CHANGE_ONE_IN) {
+                changes.make(&mut world, &mut random);
+            }
+        }
+        let counters = world.balancer.counters().unwrap();
+        let state = world.balancer.state().unwrap();
+        let id =
+            |key: Option<VipKey>| key.map_or(0, |k| state.vips.iter().find(|v| v.spec.key == k).unwrap().id);
+        let counted: BTreeMap<(u32, DropReason), u64> =
+            counters.drops.iter().map(|(&(key, reason), &n)| ((id(key), reason), n)).collect();
+        assert_eq!(counted, world.expected_drops, "seed {seed}, world of frame {first}");
+        reasons.extend(counted.keys().map(|k| k.1));
+        events.extend(counters.events.keys().copied());
+        for (what, n) in changes.made {
+            *made.entry(what).or_insert(0u64) += n;
+        }
+        println!("seed {seed}: {} of {frames} frames agree", frames.min(first + of_a_world));
     }
-    let counters = world.balancer.counters().unwrap();
-    for event in [Event::IcmpSteered, Event::EchoAnswered, Event::TooBigSent] {
-        assert!(counters.events.contains_key(&event), "seed {seed}: no {event:?}, the test lost its reach");
+    println!("changes between them: {made:?}; events: {events:?}");
+    assert_eq!(made.len(), 6, "seed {seed}: a kind of change was never made: {made:?}");
+    for event in [
+        Event::IcmpSteered,
+        Event::EchoAnswered,
+        Event::TooBigSent,
+        Event::FlowHit,
+        Event::FlowKept,
+        Event::FlowNew,
+        Event::FlowRehomed,
+        Event::FlowEvicted,
+    ] {
+        assert!(events.contains(&event), "seed {seed}: no {event:?}, the test lost its reach");
     }
-    let state = world.balancer.state().unwrap();
-    let id = |key: Option<VipKey>| key.map_or(0, |k| state.vips.iter().find(|v| v.spec.key == k).unwrap().id);
-    let counted: BTreeMap<(u32, DropReason), u64> =
-        counters.drops.iter().map(|(&(key, reason), &n)| ((id(key), reason), n)).collect();
-    assert_eq!(counted, world.expected_drops, "seed {seed}");
-    let reasons: std::collections::BTreeSet<DropReason> = counted.keys().map(|k| k.1).collect();
     for reason in [
         DropReason::Truncated,
         DropReason::BadIpHeader,
