@@ -148,6 +148,7 @@ impl Node {
             node: NODE,
             desired,
             drains: &drains,
+            drains_over: &drains,
             ids: &self.ids,
             health: &health,
             links: &self.links,

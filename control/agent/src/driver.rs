@@ -24,6 +24,8 @@ pub enum Input<H: Host> {
     Source(Vec<SourceEvent>, u64),
     /// A probe ended.
     Probe(Target, Outcome),
+    /// A probe had to wait for a place.
+    ProbeWaited,
     /// A proxy process ended.
     ProxyEnded(u32),
     /// Neighbours, routes or interfaces of the node changed.
@@ -162,6 +164,7 @@ fn turn<H: Host>(
         match waiting.recv_timeout(pause) {
             Ok(Input::Source(batch, seen_us)) => engine.on_source(batch, seen_us),
             Ok(Input::Probe(target, outcome)) => engine.probe_result(&target, outcome),
+            Ok(Input::ProbeWaited) => engine.probe_waited(),
             Ok(Input::ProxyEnded(pid)) => engine.proxy_ended(pid),
             Ok(Input::LinksChanged) => engine.links_changed(),
             Ok(Input::Call(job)) => job(&mut engine),

@@ -4,6 +4,7 @@
 //! backend of its name makes the pool's VIP addresses local here, a group member of its name runs a proxy
 //! here. Names, not ids, order the members of a Maglev table, so that all balancers of a VIP agree.
 
+use crate::health::{SLOW_START_STEPS, slow_weight};
 use crate::ledger::Ids;
 use crate::model::{Decap, Goal, Owners, Place, ProxyGoal, ProxyRows, ProxySpec, VipGoal};
 use sluice_api::check::Desired;
@@ -50,6 +51,8 @@ pub struct Check {
     pub address: SocketAddr,
     /// How and how often.
     pub health: Health,
+    /// Id of the backend whose probe path it takes; none: straight to the address.
+    pub path: Option<u16>,
 }
 
 /// What the goal says about one target.
@@ -59,6 +62,13 @@ pub struct Seen {
     pub up: bool,
     /// Its flows may stay.
     pub keeps_flows: bool,
+    /// Step of its slow start, 1..=[`crate::health::SLOW_START_STEPS`].
+    pub step: u8,
+}
+
+impl Seen {
+    /// What holds for a target that is not probed.
+    pub const UNPROBED: Seen = Seen { up: true, keeps_flows: true, step: SLOW_START_STEPS };
 }
 
 /// A member of a Maglev table.
@@ -98,6 +108,8 @@ pub struct Inputs<'a> {
     pub desired: &'a Desired,
     /// Operator drains.
     pub drains: &'a BTreeSet<DrainRequest>,
+    /// Those of them whose deadline has passed.
+    pub drains_over: &'a BTreeSet<DrainRequest>,
     /// Backend ids.
     pub ids: &'a Ids,
     /// Health by target; one not there counts as up.
@@ -121,7 +133,7 @@ pub struct Made {
     pub errors: Vec<ItemError>,
     /// How many of them are backends without an id.
     pub without_id: usize,
-    /// Pools all of whose active backends are down: they keep their slots.
+    /// Pools with so few healthy backends that all active ones keep their slots.
     pub panics: Vec<String>,
 }
 
@@ -158,19 +170,15 @@ pub fn targets(node: &str, desired: &Desired, with_proxy: bool) -> BTreeMap<Targ
     for pool in pools_balanced(node, desired).values() {
         let Some(health) = pool.health() else { continue };
         for backend in pool.backends() {
-            let port = match health.probe() {
-                sluice_api::check::types::Probe::Tcp { port }
-                | sluice_api::check::types::Probe::Http { port, .. } => *port,
-            };
-            let address = SocketAddr::new(backend.probe_address(), port);
+            let address = SocketAddr::new(backend.probe_address(), health.probe().port());
             let target = Target::Backend { pool: pool.name().to_owned(), name: backend.name().to_owned() };
-            out.insert(target, Check { address, health: health.clone() });
+            out.insert(target, Check { address, health: health.clone(), path: None });
         }
     }
     if let Some(group) = desired.group_of(node).filter(|_| with_proxy) {
         for member in group.members().iter().chain(group.parents()).filter(|m| m.name() != node) {
             let address = member.address();
-            let check = Check { address, health: Health::of_member(address.port()) };
+            let check = Check { address, health: Health::of_member(address.port()), path: None };
             out.insert(Target::Member { name: member.name().to_owned() }, check);
         }
     }
@@ -234,23 +242,25 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
             made.errors.push(ItemError { item: item(), message, retry: true });
         }
         let target = Target::Backend { pool: pool.name().to_owned(), name: backend.name().to_owned() };
-        let seen = inputs.health.get(&target).copied().unwrap_or(Seen { up: true, keeps_flows: true });
+        let seen = inputs.health.get(&target).copied().unwrap_or(Seen::UNPROBED);
         let spec = BackendSpec {
             id,
             addr4: backend.address(),
             addr6: backend.address6(),
             link,
-            alive: seen.keeps_flows,
+            alive: seen.keeps_flows && !drain_is_over(inputs, pool, backend),
         };
         made.goal.backends.insert(id, spec);
         if wanted && link.is_some() {
             let member = TableMember { name: backend.name().to_owned(), weight: backend.weight(), id };
-            candidates.push((member, seen.up));
+            candidates.push((member, seen));
         }
     }
-    let panic = !candidates.is_empty() && candidates.iter().all(|(_, up)| !up);
+    let healthy = candidates.iter().filter(|(_, seen)| seen.up).count();
+    let panic = crate::health::in_panic(healthy, candidates.len(), pool.panic_percent());
     if panic {
-        // All look dead: the probes are as likely wrong as the backends. Spreading on loses nothing.
+        // So many look dead that the probes are as likely wrong as the backends, and the few that are left would
+        // get more than they can take.
         made.panics.push(pool.name().to_owned());
         for (member, _) in &candidates {
             if let Some(row) = made.goal.backends.get_mut(&member.id) {
@@ -258,8 +268,12 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
             }
         }
     }
+    let weighed = |(member, seen): (TableMember, Seen)| {
+        let weight = if panic { member.weight } else { slow_weight(member.weight, seen.step) };
+        TableMember { weight, ..member }
+    };
     let mut members: Vec<TableMember> =
-        candidates.into_iter().filter(|(_, up)| panic || *up).map(|(member, _)| member).collect();
+        candidates.into_iter().filter(|(_, seen)| panic || seen.up).map(weighed).collect();
     members.sort();
     members
 }
@@ -267,6 +281,11 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
 /// Whether documents or the operator drain a backend.
 pub fn backend_drained(inputs: &Inputs<'_>, pool: &Pool, backend: &Backend) -> bool {
     backend.state() == BackendState::Drain || drained_by_operator(inputs.drains, pool.name(), backend.name())
+}
+
+/// The deadline of an operator's drain of this backend has passed: its flows stay no longer.
+fn drain_is_over(inputs: &Inputs<'_>, pool: &Pool, backend: &Backend) -> bool {
+    drained_by_operator(inputs.drains_over, pool.name(), backend.name())
 }
 
 /// Whether the operator drains a backend.

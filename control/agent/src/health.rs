@@ -102,11 +102,37 @@ impl TargetState {
     }
 }
 
-/// Delay before the next probe: the interval give or take a tenth, from a random number, so that thousands
+/// Delay before the next probe: the interval give or take so many percent, from a random number, so that thousands
 /// of targets and many agents do not probe in step.
-pub const fn jittered_ms(interval_ms: u64, random: u64) -> u64 {
-    let spread = interval_ms / 5;
-    if spread == 0 { interval_ms } else { interval_ms - spread / 2 + random % (spread + 1) }
+pub const fn jittered_ms(interval_ms: u64, percent: u32, random: u64) -> u64 {
+    let side = interval_ms * percent as u64 / 100;
+    interval_ms - side + random % (2 * side + 1)
+}
+
+/// Steps of a slow start. Each is a change of a table, whose windows keep the flows where they are.
+pub const SLOW_START_STEPS: u8 = 8;
+
+/// The step of a slow start that began so long ago: 1..=[`SLOW_START_STEPS`], of which the last is the full weight.
+pub fn slow_start_step(since_ms: u64, slow_start_ms: u64) -> u8 {
+    let steps = u64::from(SLOW_START_STEPS);
+    let step = (since_ms * steps).checked_div(slow_start_ms).map_or(steps, |done| done + 1);
+    u8::try_from(step.min(steps)).unwrap_or(SLOW_START_STEPS)
+}
+
+/// When the step after this one begins, ms after the start.
+pub fn slow_start_next_ms(step: u8, slow_start_ms: u64) -> u64 {
+    (u64::from(step) * slow_start_ms).div_ceil(u64::from(SLOW_START_STEPS))
+}
+
+/// A weight at a step; one that takes part keeps taking part.
+pub fn slow_weight(weight: u16, step: u8) -> u16 {
+    let part = u32::from(weight) * u32::from(step) / u32::from(SLOW_START_STEPS);
+    u16::try_from(part).unwrap_or(weight).max(weight.min(1))
+}
+
+/// Whether so few of the active backends are healthy that the probes are not believed.
+pub const fn in_panic(healthy: usize, active: usize, percent: u32) -> bool {
+    healthy < (active * percent as usize).div_ceil(100)
 }
 
 #[cfg(test)]
@@ -146,11 +172,35 @@ mod tests {
     }
 
     #[test]
-    fn jitter_stays_within_a_tenth() {
-        for random in 0..1000 {
-            let ms = jittered_ms(1000, random);
-            assert!((900..=1100).contains(&ms), "{ms}");
+    fn jitter_stays_within_its_percent_and_reaches_both_ends() {
+        for (percent, range) in [(0, 1000..=1000), (10, 900..=1100), (50, 500..=1500)] {
+            let all: Vec<u64> = (0..5000).map(|random| jittered_ms(1000, percent, random)).collect();
+            assert_eq!(all.iter().min(), Some(range.start()));
+            assert_eq!(all.iter().max(), Some(range.end()));
         }
-        assert_eq!(jittered_ms(3, 7), 3);
+        assert_eq!(jittered_ms(3, 10, 7), 3);
+    }
+
+    #[test]
+    fn a_slow_start_rises_in_equal_steps_to_the_full_weight() {
+        assert_eq!(slow_start_step(0, 0), SLOW_START_STEPS);
+        let mut at = 0;
+        for step in 1..=SLOW_START_STEPS {
+            assert_eq!(slow_start_step(at, 10_001), step, "at {at} ms");
+            at = slow_start_next_ms(step, 10_001);
+        }
+        assert_eq!(slow_start_step(at, 10_001), SLOW_START_STEPS);
+        let weights: Vec<u16> = (1..=8).map(|step| slow_weight(100, step)).collect();
+        assert_eq!(weights, [12, 25, 37, 50, 62, 75, 87, 100]);
+        assert_eq!((slow_weight(1, 1), slow_weight(0, 1), slow_weight(1000, 8)), (1, 0, 1000));
+    }
+
+    #[test]
+    fn panic_begins_below_its_share_rounded_up() {
+        assert!(in_panic(0, 3, 1) && !in_panic(1, 3, 1));
+        assert!(in_panic(1, 3, 50) && !in_panic(2, 3, 50));
+        assert!(!in_panic(0, 3, 0), "0 turns it off");
+        assert!(in_panic(2, 3, 100) && !in_panic(3, 3, 100));
+        assert!(!in_panic(0, 0, 100), "nobody is there to spread over");
     }
 }

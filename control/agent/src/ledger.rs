@@ -21,6 +21,8 @@ use std::sync::Arc;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const DOCUMENTS: TableDefinition<'_, &str, (u64, &str, &[u8])> = TableDefinition::new("documents");
 const DRAINS: TableDefinition<'_, (&str, &str), ()> = TableDefinition::new("drains");
+/// Wall clock, ms since 1970, from which a drained backend keeps no flow.
+const DEADLINES: TableDefinition<'_, (&str, &str), u64> = TableDefinition::new("drain_deadlines");
 const IDS: TableDefinition<'_, &str, (u16, u64)> = TableDefinition::new("backend_ids");
 
 /// Raised with every change of a table's meaning.
@@ -206,6 +208,7 @@ pub struct Ledger {
     open: Opener,
     documents: BTreeMap<String, Kept>,
     drains: BTreeSet<DrainRequest>,
+    deadlines: BTreeMap<DrainRequest, u64>,
     ids: Ids,
     proxy_revision: u64,
     proxy_digest: u64,
@@ -269,6 +272,7 @@ impl Ledger {
             open,
             documents: BTreeMap::new(),
             drains: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
             ids: Ids::default(),
             proxy_revision: 0,
             proxy_digest: 0,
@@ -290,6 +294,7 @@ impl Ledger {
             }
             write.open_table(DOCUMENTS)?;
             write.open_table(DRAINS)?;
+            write.open_table(DEADLINES)?;
             write.open_table(IDS)?;
         }
         write.commit()?;
@@ -313,6 +318,13 @@ impl Ledger {
                 self.drains.insert(DrainRequest { kind, name: name.to_owned() });
             }
         }
+        for row in read.open_table(DEADLINES)?.iter()? {
+            let (key, at_ms) = row?;
+            let (kind, name) = key.value();
+            if let Some(kind) = kind_from(kind) {
+                self.deadlines.insert(DrainRequest { kind, name: name.to_owned() }, at_ms.value());
+            }
+        }
         for row in read.open_table(IDS)?.iter()? {
             let (key, value) = row?;
             self.ids.by_key.insert(key.value().to_owned(), value.value());
@@ -331,6 +343,11 @@ impl Ledger {
     /// Drains in force.
     pub const fn drains(&self) -> &BTreeSet<DrainRequest> {
         &self.drains
+    }
+
+    /// Deadlines of drains, wall clock in ms.
+    pub const fn drain_deadlines(&self) -> &BTreeMap<DrainRequest, u64> {
+        &self.deadlines
     }
 
     /// Backend ids.
@@ -372,19 +389,39 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::commit_documents`], or too many.
     pub fn set_drain(&mut self, drain: &DrainRequest, on: bool) -> Result<bool, LedgerError> {
-        if self.drains.contains(drain) == on {
+        self.set_drain_until(drain, on, None)
+    }
+
+    /// The same with a deadline (wall clock, ms), which replaces the one before.
+    ///
+    /// # Errors
+    /// As [`Ledger::set_drain`].
+    pub fn set_drain_until(
+        &mut self,
+        drain: &DrainRequest,
+        on: bool,
+        deadline_ms: Option<u64>,
+    ) -> Result<bool, LedgerError> {
+        let deadline_ms = deadline_ms.filter(|_| on);
+        let there = self.drains.contains(drain);
+        if there == on && self.deadlines.get(drain).copied() == deadline_ms {
             return Ok(false);
         }
-        if on && self.drains.len() >= DRAINS_MAX {
+        if on && !there && self.drains.len() >= DRAINS_MAX {
             return Err(LedgerError::TooManyDrains);
         }
         self.commit(|write| {
-            let mut table = write.open_table(DRAINS)?;
             let key = (kind_name(drain.kind), drain.name.as_str());
+            let mut drains = write.open_table(DRAINS)?;
+            let mut deadlines = write.open_table(DEADLINES)?;
             if on {
-                table.insert(key, ())?;
+                drains.insert(key, ())?;
             } else {
-                table.remove(key)?;
+                drains.remove(key)?;
+            }
+            match deadline_ms {
+                Some(at_ms) => drop(deadlines.insert(key, at_ms)?),
+                None => drop(deadlines.remove(key)?),
             }
             Ok(())
         })?;
@@ -393,6 +430,8 @@ impl Ledger {
         } else {
             self.drains.remove(drain);
         }
+        self.deadlines.remove(drain);
+        self.deadlines.extend(deadline_ms.map(|at_ms| (drain.clone(), at_ms)));
         Ok(true)
     }
 
@@ -467,6 +506,7 @@ impl Ledger {
         write.delete_table(META)?;
         write.delete_table(DOCUMENTS)?;
         write.delete_table(DRAINS)?;
+        write.delete_table(DEADLINES)?;
         write.delete_table(IDS)?;
         let mut meta = write.open_table(META)?;
         meta.insert("format", FORMAT)?;
@@ -480,6 +520,10 @@ impl Ledger {
         let mut drains = write.open_table(DRAINS)?;
         for drain in &self.drains {
             drains.insert((kind_name(drain.kind), drain.name.as_str()), ())?;
+        }
+        let mut deadlines = write.open_table(DEADLINES)?;
+        for (drain, at_ms) in &self.deadlines {
+            deadlines.insert((kind_name(drain.kind), drain.name.as_str()), *at_ms)?;
         }
         let mut ids = write.open_table(IDS)?;
         for (key, value) in &self.ids.by_key {

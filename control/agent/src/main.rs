@@ -1,6 +1,6 @@
 //! `sluice-agent`: options, threads, signals. Everything else is in the library.
 //!
-//! Threads: `main` runs tokio (API, probes), `engine` owns the state, `source` watches the directory, and one
+//! Threads: `main` runs the API, `probes` the health checks, `engine` owns the state, `links` hears of neighbours, `source` watches the directory, and one
 //! watcher per proxy process. SIGTERM and SIGINT end the agent and leave the node as it is: XDP forwards on,
 //! the proxy serves on, and the next agent adopts both.
 
@@ -85,6 +85,12 @@ struct Args {
     /// Echo replies, and again too-big messages, that each processor makes for VIPs a second; 0: none.
     #[arg(long, value_name = "N", default_value_t = sluice_abi::icmp::PER_SECOND_DEFAULT)]
     icmp_per_second: u32,
+    /// Directory of programs for `script` health checks, writable to its owner alone. They run as nobody.
+    #[arg(long, value_name = "DIR")]
+    health_scripts: Option<PathBuf>,
+    /// PEM file of authorities that `https` checks with `verify: ca` trust; by default the system's.
+    #[arg(long, value_name = "PATH")]
+    health_ca: Option<PathBuf>,
     /// Take everything off this node (XDP, pins, addresses, proxy) and end. The ledger and the documents stay.
     #[arg(long)]
     release: bool,
@@ -247,11 +253,37 @@ fn watch_directory(path: &Path, clock: SystemClock, engine: Engines) -> Result<(
     Ok(())
 }
 
+fn means(args: &Args) -> Result<probe::Means> {
+    let authorities = match &args.health_ca {
+        Some(path) => Some(path.as_path()),
+        None => Some(Path::new(probe::tls::CA_FILE)).filter(|path| path.exists()),
+    };
+    let tls = probe::tls::Clients::new(authorities)?;
+    let scripts = probe::script::Scripts::new(args.health_scripts.as_deref())?;
+    Ok(probe::Means { tls, scripts })
+}
+
+fn start_prober(
+    targets: tokio::sync::watch::Receiver<probe::Targets>,
+    means: probe::Means,
+    report: probe::Report,
+) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let body = move || runtime.block_on(probe::run(targets, means, report));
+    std::thread::Builder::new().name("probes".to_owned()).spawn(body).context("start the probes' thread")?;
+    Ok(())
+}
+
 async fn serve(args: &Args, engine: Engines, thread: std::thread::JoinHandle<()>) -> Result<()> {
     let probes = engine.clone();
-    let report: probe::Report =
-        Arc::new(move |target, outcome| probes.send(Input::Probe(target, outcome)).is_ok());
-    tokio::spawn(probe::run(engine.targets.clone(), report));
+    let report: probe::Report = Arc::new(move |told| {
+        let input = match told {
+            probe::Told::Result(target, outcome) => Input::Probe(target, outcome),
+            probe::Told::Waited => Input::ProbeWaited,
+        };
+        probes.send(input).is_ok()
+    });
+    start_prober(engine.targets.clone(), means(args)?, report)?;
     let listener = bind(&args.socket)?;
     let router = http::router(engine.clone());
     let served = tokio::spawn(async move { axum::serve(listener, router).await });

@@ -207,6 +207,89 @@ fn health_takes_a_backend_out_and_back_and_panic_keeps_all() {
 }
 
 #[test]
+fn below_the_panic_threshold_all_backends_keep_their_slots() {
+    let mut node = Node::new("front-1");
+    let text = with(
+        SITE,
+        &[("  - name: edge\n    backends", "  - name: edge\n    panic_percent: 50\n    backends")],
+    );
+    node.files(&[("cdn.yaml", &text)]);
+    for name in ["edge-1", "edge-2", "edge-3"] {
+        node.probe(name, Outcome::Good, 1);
+    }
+    node.probe("edge-1", Outcome::Dead, 3);
+    assert_eq!(node.share(0, 0), 0.0, "two of three are more than half");
+    node.probe("edge-2", Outcome::Dead, 3);
+    assert!((0..3).all(|b| node.share(0, b) > 0.3), "one of three is less than half");
+    assert_eq!(node.engine.stats().agent.get("pools_in_panic"), Some(&1));
+    node.probe("edge-2", Outcome::Good, 2);
+    assert_eq!(node.share(0, 0), 0.0);
+    let off = [("panic_percent: 50", "panic_percent: 0"), ("generation: 1", "generation: 2")];
+    node.files(&[("cdn.yaml", &with(&text, &off))]);
+    for name in ["edge-2", "edge-3"] {
+        node.probe(name, Outcome::Dead, 3);
+    }
+    assert!((0..3).all(|b| node.share(0, b) == 0.0), "nobody is believed up against the probes");
+}
+
+#[test]
+fn a_backend_that_comes_back_gets_its_share_in_steps() {
+    let mut node = Node::new("front-1");
+    let text = with(
+        SITE,
+        &[("  - name: edge\n    backends", "  - name: edge\n    slow_start_ms: 8000\n    backends")],
+    );
+    node.files(&[("cdn.yaml", &text)]);
+    for name in ["edge-1", "edge-2", "edge-3"] {
+        node.probe(name, Outcome::Good, 1);
+    }
+    assert!(node.share(0, 0) > 0.3, "found up at the start is not come back");
+    node.probe("edge-1", Outcome::Dead, 3);
+    node.probe("edge-1", Outcome::Good, 2);
+    let mut shares = vec![node.share(0, 0)];
+    for _ in 0..8 {
+        node.pass(1000);
+        shares.push(node.share(0, 0));
+    }
+    for (step, share) in shares.iter().take(8).enumerate() {
+        let part = (step + 1) as f64 / 8.0;
+        let wanted = part / (2.0 + part);
+        assert!((share - wanted).abs() < 0.02, "step {step}: {share} where {wanted} was due");
+    }
+    assert_eq!(shares[7], shares[8], "the last step is the last change");
+    assert_eq!(node.engine.host().state.windows.len(), 1, "flows of before each step keep their backend");
+    node.probe("edge-1", Outcome::Dead, 3);
+    node.pass(3000);
+    assert_eq!(node.share(0, 0), 0.0, "one that goes down in its slow start is out");
+}
+
+#[test]
+fn a_drain_with_a_deadline_ends_even_across_a_restart() {
+    let mut node = Node::new("front-1");
+    node.files(&[("cdn.yaml", SITE)]);
+    let drain = DrainRequest { kind: DrainKind::Backend, name: "edge/edge-3".into() };
+    let report = node.engine.drain_for(&drain, true, Some(60_000)).expect("drain");
+    assert_eq!(report.deadlines.len(), 1);
+    let alive = |node: &Node| node.engine.host().state.backends.values().filter(|row| row.alive).count();
+    assert_eq!((node.share(0, 2), alive(&node)), (0.0, 3), "its flows stay for now");
+    node.pass(30_000);
+    let mut node = node.restart("front-1");
+    node.pass(29_900);
+    assert_eq!(alive(&node), 3);
+    node.pass(200);
+    assert_eq!(alive(&node), 2, "its flows go to others");
+    assert_eq!(node.events("drain_over"), 1);
+    let mut node = node.restart("front-1");
+    node.pass(1000);
+    assert_eq!((node.share(0, 2), alive(&node)), (0.0, 2));
+    node.engine.drain(&drain, false).expect("undrain");
+    assert_eq!(alive(&node), 3);
+    assert!(node.share(0, 2) > 0.3);
+    let member = DrainRequest { kind: DrainKind::Member, name: "edge-1".into() };
+    assert!(matches!(node.engine.drain_for(&member, true, Some(1)), Err(ApiError::BadRequest(_))));
+}
+
+#[test]
 fn drain_takes_new_flows_away_keeps_the_row_and_survives_a_restart() {
     let mut node = Node::new("front-1");
     node.files(&[("cdn.yaml", SITE)]);

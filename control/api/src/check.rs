@@ -17,6 +17,7 @@
 
 mod document;
 mod error;
+mod health;
 pub mod limits;
 mod names;
 mod set;

@@ -63,6 +63,27 @@ pub struct Pool {
     /// Absent: every backend counts as healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// When fewer than this share of the active backends are healthy (percent, rounded up to a whole backend),
+    /// the probes are not believed and all active ones keep their slots; 0: always believed. 0..=100.
+    #[serde(default = "default_panic_percent")]
+    pub panic_percent: u32,
+    /// Time in which the weight of a backend that came back rises to its full value in steps, ms; 0: at once.
+    /// At most 3600000.
+    #[serde(default)]
+    pub slow_start_ms: u64,
+}
+
+impl Pool {
+    /// A pool with everything else at its default.
+    pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
+        let (panic_percent, slow_start_ms) = (default_panic_percent(), 0);
+        Pool { name: name.into(), backends, health: None, panic_percent, slow_start_ms }
+    }
+}
+
+/// Default of [`Pool::panic_percent`]: of up to 100 backends, one that is healthy is believed.
+pub const fn default_panic_percent() -> u32 {
+    1
 }
 
 /// One L4 backend.
@@ -109,13 +130,33 @@ pub enum BackendState {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Health {
-    /// `tcp` (connect) or `http` (GET answered 200..=399).
+    /// What is sent, and what counts as an answer.
     pub kind: HealthKind,
-    /// Port probed on the backend's own address.
+    /// Port probed; 0 only for a `script` that needs none.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub port: u16,
-    /// Path of an `http` check.
+    /// Path of an `http` or `https` check; absent: `/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Host field of an `http` or `https` check, and the server name an `https` check asks for; absent: the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// What an `https` check demands of the certificate; always written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// Payload of a `udp` check: text, or bytes as `hex:00ff`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send: Option<String>,
+    /// What the answer to a `udp` check begins with, written as `send`; empty: any answer. Absent: no answer is
+    /// needed, and only an ICMP error says no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+    /// File of a `script` check in the agent's directory of scripts; called with the address and the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<String>,
+    /// Which way a probe takes.
+    #[serde(default, skip_serializing_if = "Through::is_default")]
+    pub through: Through,
     /// Time between the starts of two probes, 50..=600000 ms.
     #[serde(default = "default_interval_ms")]
     pub interval_ms: u64,
@@ -128,6 +169,65 @@ pub struct Health {
     /// Bad probes in a row that take a backend out, 1..=100.
     #[serde(default = "default_fall")]
     pub fall: u32,
+    /// How far each interval may be off, percent of it to either side, 0..=50.
+    #[serde(default = "default_jitter_percent")]
+    pub jitter_percent: u32,
+}
+
+impl Health {
+    /// A check with everything else at its default.
+    pub const fn new(kind: HealthKind, port: u16) -> Self {
+        Health {
+            kind,
+            port,
+            path: None,
+            host: None,
+            verify: None,
+            send: None,
+            expect: None,
+            script: None,
+            through: Through::Backend,
+            interval_ms: default_interval_ms(),
+            timeout_ms: default_timeout_ms(),
+            rise: default_rise(),
+            fall: default_fall(),
+            jitter_percent: default_jitter_percent(),
+        }
+    }
+}
+
+const fn is_zero(port: &u16) -> bool {
+    *port == 0
+}
+
+/// What an `https` check demands of the certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// Nothing: the check proves an answer, not who gave it.
+    None,
+    /// That it is valid for `host` and signed by one of the agent's authorities.
+    Ca,
+}
+
+/// Which way probes take to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Through {
+    /// To the backend's own address.
+    #[default]
+    Backend,
+    /// To the address of the pool's first VIP (by name) that this node balances, sent to this one backend as the
+    /// VIP's packets are: the path, the decapsulation and the address on the backend are proved with it.
+    Vip,
+}
+
+impl Through {
+    const fn is_default(&self) -> bool {
+        matches!(self, Through::Backend)
+    }
 }
 
 const fn default_interval_ms() -> u64 {
@@ -143,6 +243,10 @@ const fn default_fall() -> u32 {
     3
 }
 
+const fn default_jitter_percent() -> u32 {
+    10
+}
+
 /// Kind of a health check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -150,8 +254,14 @@ const fn default_fall() -> u32 {
 pub enum HealthKind {
     /// A TCP handshake.
     Tcp,
-    /// An HTTP/1.1 GET.
+    /// An HTTP/1.1 GET answered 200..=399.
     Http,
+    /// The same over TLS 1.2 or 1.3.
+    Https,
+    /// A datagram.
+    Udp,
+    /// A program that ends with 0; with 75 (`EX_TEMPFAIL`) it says: alive, but no new flows.
+    Script,
 }
 
 /// A virtual IP and port.

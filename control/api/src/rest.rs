@@ -140,12 +140,42 @@ pub struct DrainRequest {
     pub name: String,
 }
 
+/// Body of `POST /v1/drain`: what [`DrainRequest`] says, and for how long flows may stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainOrder {
+    /// What kind of thing.
+    pub kind: DrainKind,
+    /// Its name.
+    pub name: String,
+    /// After this time a drained backend keeps no flow: they move to other backends; absent: they stay until they
+    /// end. Not for members, whose proxies end their connections themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+}
+
+/// A drain that ends at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DrainDeadline {
+    /// What kind of thing.
+    pub kind: DrainKind,
+    /// Its name.
+    pub name: String,
+    /// From then on it keeps no flow; wall clock, ms since 1970.
+    pub at_ms: u64,
+}
+
 /// Answer of `POST /v1/drain` and `POST /v1/undrain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DrainReport {
     /// Drains in force now, from the ledger.
     pub drains: Vec<DrainRequest>,
+    /// Those that end at a time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deadlines: Vec<DrainDeadline>,
     /// Items the request touched, in words.
     pub affected: Vec<String>,
 }

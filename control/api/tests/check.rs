@@ -255,3 +255,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_health_check_has_the_fields_of_its_kind() {
+    let check = |health: &str| {
+        let text = format!(
+            "apiVersion: sluice/v1\nname: d\ngeneration: 1\npools:\n  - name: p\n    backends: [{{name: b, address: 10.0.0.1}}]\n    health: {{{health}}}\n"
+        );
+        parse_document(text.as_bytes())
+    };
+    for good in [
+        "kind: tcp, port: 80, jitter_percent: 0",
+        "kind: http, port: 80, host: www.example",
+        "kind: https, port: 443, verify: none",
+        "kind: https, port: 443, verify: ca, host: www.example",
+        "kind: udp, port: 53, send: \"hex:00fF\", expect: \"hex:\"",
+        "kind: udp, port: 53, send: ping",
+        "kind: script, script: check-disk.sh",
+    ] {
+        check(good).unwrap_or_else(|errors| panic!("{good}: {errors:?}"));
+    }
+    for (bad, field, part) in [
+        ("kind: tcp", "port", "no port"),
+        ("kind: tcp, port: 80, path: /", "path", "kind tcp has no path"),
+        ("kind: http, port: 80, verify: none", "verify", "kind http has no verify"),
+        ("kind: https, port: 443", "verify", "is missing"),
+        ("kind: https, port: 443, verify: ca", "host", "checked for a name"),
+        ("kind: udp, port: 53", "send", "is missing"),
+        ("kind: udp, port: 53, send: \"hex:0\"", "send", "hexadecimal"),
+        ("kind: udp, port: 53, send: \"hex:+1\"", "send", "hexadecimal"),
+        ("kind: script", "script", "is missing"),
+        ("kind: script, script: ../sh", "script", "file name"),
+        ("kind: script, script: .hidden", "script", "file name"),
+        ("kind: tcp, port: 80, through: vip", "through", "not there yet"),
+        ("kind: tcp, port: 80, jitter_percent: 51", "jitter_percent", "0..=50"),
+        ("kind: tcp, port: 80, through: tunnel", "through", "unknown variant"),
+    ] {
+        let errors = check(bad).expect_err(bad);
+        names_field(&errors, &format!("pools[0].health.{field}"), part);
+    }
+    let long = format!("kind: udp, port: 53, send: {}", "x".repeat(513));
+    names_field(&check(&long).expect_err("long"), "pools[0].health.send", "more than 512");
+    let text = with(
+        L4,
+        "  - name: web\n    backends",
+        "  - name: web\n    panic_percent: 101\n    slow_start_ms: 3600001\n    backends",
+    );
+    let errors = refused(&text);
+    names_field(&errors, "pools[0].panic_percent", "0..=100");
+    names_field(&errors, "pools[0].slow_start_ms", "3600001");
+}

@@ -210,6 +210,24 @@ pub struct DrainArgs {
     pub kind: DrainKind,
     /// Its name.
     pub name: String,
+    /// How long its flows may stay (`60s`, `5m`, `500ms`); then they move to other backends. Without it they stay
+    /// until they end.
+    #[arg(long, value_name = "TIME", value_parser = duration_ms)]
+    pub deadline: Option<u64>,
+}
+
+/// A time with its unit, in ms.
+fn duration_ms(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("a number with ms, s, m or h".to_owned()),
+    };
+    let number: u64 = digits.parse().map_err(|e| format!("{digits:?}: {e}"))?;
+    number.checked_mul(factor).ok_or_else(|| "too long".to_owned())
 }
 
 /// `sluice delete`.

@@ -9,6 +9,7 @@
 //! * [`flow`]: one flow entry in 64 bits, and its clock.
 //! * [`icmp`]: limits of the ICMP messages the programs make.
 //! * [`slot`]: current and previous owner of a Maglev slot in 32 bits.
+//! * [`probe`]: maps and marks of health checks sent the way of a VIP.
 //! * [`reason`]: drop reasons and events, by name.
 //! * [`vips`]: the table of VIPs.
 //! * [`sum`]: Internet checksum arithmetic (RFC 1071, RFC 1624).
@@ -20,6 +21,7 @@ pub mod flow;
 pub mod hash;
 pub mod icmp;
 pub mod layout;
+pub mod probe;
 pub mod reason;
 pub mod slot;
 pub mod sum;

@@ -14,6 +14,7 @@ mod diff;
 mod documents;
 mod durable;
 mod operator;
+mod passing;
 mod reconcile;
 mod report;
 mod restart;
@@ -92,6 +93,7 @@ pub struct Engine<H: Host> {
     pub(crate) counts: Counts,
     pub(crate) proxy_restarts: u64,
     pub(crate) restarts: restart::Restarts,
+    pub(crate) passing: passing::Passing,
     pub(crate) released: bool,
     pub(crate) last_sweep: Swept,
 }
@@ -134,6 +136,7 @@ impl<H: Host> Engine<H> {
             counts: Counts::default(),
             proxy_restarts: 0,
             restarts: restart::Restarts::default(),
+            passing: passing::Passing::default(),
             released: false,
             last_sweep: Swept::default(),
         };
@@ -213,6 +216,10 @@ impl<H: Host> Engine<H> {
     /// Health of a backend as the tables of a former agent have it.
     pub(crate) fn adopted_health(&self, target: &Target) -> Health {
         let Target::Backend { pool, name } = target else { return Health::Unknown };
+        if crate::goal::drained_by_operator(self.passing.drains_over(), pool, name) {
+            // Its row says that the drain is over, nothing of its health.
+            return Health::Unknown;
+        }
         let id = self.desired.pools().get(pool).and_then(|pool| {
             let backend = pool.backends().iter().find(|b| b.name() == name)?;
             self.ledger.ids().get(&crate::goal::id_key(pool.name(), backend))
@@ -235,14 +242,26 @@ impl<H: Host> Engine<H> {
         let (kind, now) = (matches!(target, Target::Member { .. }), self.clock.now());
         if before != Health::Down && after == Health::Down {
             self.counts.add("health_down");
+            self.passing.gone(target);
             let kind = if kind { "member_down" } else { "backend_down" };
             self.events.add(now, kind, target.to_string(), format!("found down ({outcome:?})"));
         } else if before == Health::Down && after == Health::Up {
             self.counts.add("health_up");
+            self.passing.came_back(target, now, self.slow_start_ms(target));
             let kind = if kind { "member_up" } else { "backend_up" };
             self.events.add(now, kind, target.to_string(), "answers again".to_owned());
         }
         self.reconcile();
+    }
+
+    fn slow_start_ms(&self, target: &Target) -> u64 {
+        let Target::Backend { pool, .. } = target else { return 0 };
+        self.desired.pools().get(pool).map_or(0, |pool| pool.slow_start_ms())
+    }
+
+    /// A probe had to wait for a place among those under way.
+    pub fn probe_waited(&mut self) {
+        self.counts.add("probe_waits");
     }
 
     /// What to probe; the version changes with the list.

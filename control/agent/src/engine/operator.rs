@@ -12,7 +12,8 @@ use sluice_api::check::{CheckedDocument, Desired, FieldError, check_set, parse_d
 use sluice_api::placement::{Document, Protocol};
 use sluice_api::proxy_admin::{Answer, Purge, Request};
 use sluice_api::rest::{
-    Applied, Change, Diff, DrainKind, DrainReport, DrainRequest, PacketQuery, Trace, TraceRequest, Upgraded,
+    Applied, Change, Diff, DrainDeadline, DrainKind, DrainReport, DrainRequest, PacketQuery, Trace,
+    TraceRequest, Upgraded,
 };
 use sluice_loader::{FiveTuple, Proto};
 use std::collections::{BTreeMap, BTreeSet};
@@ -218,6 +219,23 @@ impl<H: Host> Engine<H> {
     /// # Errors
     /// Nothing has that name, or the ledger refused.
     pub fn drain(&mut self, request: &DrainRequest, on: bool) -> Result<DrainReport, ApiError> {
+        self.drain_for(request, on, None)
+    }
+
+    /// The same; after `deadline_ms` a drained backend keeps no flow.
+    ///
+    /// # Errors
+    /// As [`Self::drain`], or a member is given a deadline.
+    pub fn drain_for(
+        &mut self,
+        request: &DrainRequest,
+        on: bool,
+        deadline_ms: Option<u64>,
+    ) -> Result<DrainReport, ApiError> {
+        if deadline_ms.is_some() && request.kind == DrainKind::Member {
+            let message = "a member's proxy ends its connections itself: no deadline here".to_owned();
+            return Err(ApiError::BadRequest(message));
+        }
         let affected = self.drain_affects(request);
         if affected.is_empty() && on {
             let kind = format!("{:?}", request.kind).to_lowercase();
@@ -226,7 +244,9 @@ impl<H: Host> Engine<H> {
                 request.name
             )));
         }
-        let changed = self.ledger.set_drain(request, on).map_err(|error| {
+        let now = self.clock.now();
+        let at_ms = deadline_ms.map(|ms| now.wall_ms().saturating_add(ms));
+        let changed = self.ledger.set_drain_until(request, on, at_ms).map_err(|error| {
             if !matches!(error, LedgerError::TooManyDrains) {
                 self.ledger_failed(&error.to_string());
             }
@@ -234,12 +254,20 @@ impl<H: Host> Engine<H> {
         })?;
         if changed {
             self.ledger_works();
-            let now = self.clock.now();
             let kind = if on { "drain" } else { "undrain" };
             self.events.add(now, kind, request.name.clone(), affected.join(", "));
             self.reconcile();
         }
-        Ok(DrainReport { drains: self.ledger.drains().iter().cloned().collect(), affected })
+        let deadline = |(drain, at_ms): (&DrainRequest, &u64)| DrainDeadline {
+            kind: drain.kind,
+            name: drain.name.clone(),
+            at_ms: *at_ms,
+        };
+        Ok(DrainReport {
+            drains: self.ledger.drains().iter().cloned().collect(),
+            deadlines: self.ledger.drain_deadlines().iter().map(deadline).collect(),
+            affected,
+        })
     }
 
     fn drain_affects(&self, request: &DrainRequest) -> Vec<String> {

@@ -24,8 +24,9 @@ impl<H: Host> Engine<H> {
         if self.released {
             return 0;
         }
-        self.update_targets();
         self.update_ids();
+        self.pass_time();
+        self.update_targets();
         self.update_links_wanted();
         self.remake_goal();
         self.adopt_rows();
@@ -45,6 +46,9 @@ impl<H: Host> Engine<H> {
             return;
         }
         let mut next = BTreeMap::new();
+        for target in self.targets.keys().filter(|target| !wanted.contains_key(*target)) {
+            self.passing.gone(target);
+        }
         for (target, check) in wanted {
             // A check that moved to another address says nothing of the old one's health.
             let state = match self.targets.get(&target) {
@@ -99,8 +103,13 @@ impl<H: Host> Engine<H> {
     }
 
     pub(crate) fn health_seen(&self) -> BTreeMap<Target, Seen> {
-        let seen = |state: &TargetState| Seen { up: state.counts_as_up(), keeps_flows: state.keeps_flows() };
-        self.targets.iter().map(|(target, (_, state))| (target.clone(), seen(state))).collect()
+        let now = self.clock.now();
+        let seen = |target: &Target, state: &TargetState| Seen {
+            up: state.counts_as_up(),
+            keeps_flows: state.keeps_flows(),
+            step: self.passing.step(target, now),
+        };
+        self.targets.iter().map(|(target, (_, state))| (target.clone(), seen(target, state))).collect()
     }
 
     pub(crate) fn inputs<'a>(&'a self, health: &'a BTreeMap<Target, Seen>) -> Inputs<'a> {
@@ -108,6 +117,7 @@ impl<H: Host> Engine<H> {
             node: &self.config.node,
             desired: &self.desired,
             drains: self.ledger.drains(),
+            drains_over: self.passing.drains_over(),
             ids: self.ledger.ids(),
             health,
             links: &self.links,
@@ -125,7 +135,7 @@ impl<H: Host> Engine<H> {
         let now = self.clock.now();
         for pool in made.panics.iter().filter(|pool| !self.made.panics.contains(pool)) {
             self.counts.add("pool_panics");
-            let message = "every active backend looks down: all keep their slots".to_owned();
+            let message = "too few active backends look healthy: all keep their slots".to_owned();
             self.events.add(now, "pool_panic", pool.clone(), message);
         }
         self.made = made;

@@ -93,6 +93,7 @@ impl<H: Host> Engine<H> {
         due.extend(timers.retry_at);
         due.extend(timers.ledger_at);
         due.extend(self.restarts.due());
+        due.extend(self.passing.due());
         due.extend(self.next_removal_ms());
         due.extend(self.windows.values().min());
         if !timers.wanted.is_empty() {
@@ -112,6 +113,7 @@ impl<H: Host> Engine<H> {
         let now = self.clock.now();
         let mut again = self.timers.retry_at.is_some_and(|at| at <= now.mono_ms());
         again |= self.restarts.take_due(now.mono_ms());
+        again |= self.passing.take_due(now);
         if self.timers.ledger_at.is_some_and(|at| at <= now.mono_ms()) {
             self.retry_ledger();
         }

@@ -15,8 +15,8 @@ use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 use sluice_api::proxy_admin::Purge;
 use sluice_api::rest::{
-    Applied, Diff, DocumentList, DrainReport, DrainRequest, EventList, Healthz, NodeStats, Problem, Trace,
-    TraceRequest, Upgraded,
+    Applied, Diff, DocumentList, DrainOrder, DrainReport, DrainRequest, EventList, Healthz, NodeStats,
+    Problem, Trace, TraceRequest, Upgraded,
 };
 use sluice_api::status::NodeStatus;
 use std::time::Duration;
@@ -105,15 +105,16 @@ pub async fn diff<H: Host + 'static>(
     Ok(Json(engine.call(move |e| e.diff(&text)).await??))
 }
 
-#[utoipa::path(post, path = "/v1/drain", request_body = DrainRequest,
+#[utoipa::path(post, path = "/v1/drain", request_body = DrainOrder,
     responses((status = 200, body = DrainReport), (status = 404, content_type = "application/problem+json", body = Problem)))]
 pub async fn drain<H: Host + 'static>(
     State(engine): State<Handle<H>>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer<DrainReport> {
-    let request: DrainRequest = json_body(&headers, body)?;
-    Ok(Json(engine.call(move |e| e.drain(&request, true)).await??))
+    let order: DrainOrder = json_body(&headers, body)?;
+    let request = DrainRequest { kind: order.kind, name: order.name };
+    Ok(Json(engine.call(move |e| e.drain_for(&request, true, order.deadline_ms)).await??))
 }
 
 #[utoipa::path(post, path = "/v1/undrain", request_body = DrainRequest, responses((status = 200, body = DrainReport)))]

@@ -12,7 +12,7 @@
 //! | `PUT /v1/documents/{name}?dry_run=` | YAML or JSON document → `rest::Applied`; 409 by the generation rule, 422 with field errors |
 //! | `DELETE /v1/documents/{name}?dry_run=` | → `rest::Applied` |
 //! | `POST /v1/diff` | YAML or JSON document → `rest::Diff` |
-//! | `POST /v1/drain`, `POST /v1/undrain` | `rest::DrainRequest` → `rest::DrainReport` |
+//! | `POST /v1/drain`, `POST /v1/undrain` | `rest::DrainOrder`, `rest::DrainRequest` → `rest::DrainReport` |
 //! | `GET /v1/stats` | → `rest::NodeStats` |
 //! | `GET /v1/metrics` | → Prometheus text |
 //! | `POST /v1/trace` | `rest::TraceRequest` → `rest::Trace` |

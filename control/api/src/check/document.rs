@@ -2,9 +2,9 @@
 
 use super::error::{Errors, FieldError};
 use super::limits::*;
-use super::names;
 use super::types::*;
-use crate::placement::{self, API_VERSION, HealthKind, Mode};
+use super::{health, names};
+use crate::placement::{self, API_VERSION, Mode};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,8 +73,11 @@ fn pools(raw: Vec<placement::Pool>, e: &mut Errors) -> Vec<Arc<Pool>> {
         unique(&mut seen, || format!("pools[{i}].name"), &pool.name, e);
         e.check(|| format!("pools[{i}].backends"), names::count(pool.backends.len(), 1, POOL_BACKENDS_MAX));
         let backends = backends(&format!("pools[{i}]"), pool.backends, e);
-        let health = pool.health.and_then(|h| health(&format!("pools[{i}].health"), h, e));
-        out.push(Arc::new(Pool { name: pool.name, backends, health }));
+        let health = pool.health.and_then(|h| health::check(&format!("pools[{i}].health"), h, e));
+        let (panic_percent, slow_start_ms) = (pool.panic_percent, pool.slow_start_ms);
+        e.check(|| format!("pools[{i}].panic_percent"), names::within(panic_percent, 0, 100));
+        e.check(|| format!("pools[{i}].slow_start_ms"), names::within(slow_start_ms, 0, SLOW_START_MS_MAX));
+        out.push(Arc::new(Pool { name: pool.name, backends, health, panic_percent, slow_start_ms }));
     }
     out
 }
@@ -107,35 +110,6 @@ fn backends(pool: &str, raw: Vec<placement::Backend>, e: &mut Errors) -> Vec<Bac
         });
     }
     out
-}
-
-fn health(path: &str, raw: placement::Health, e: &mut Errors) -> Option<Health> {
-    let at = |field: &str| format!("{path}.{field}");
-    if raw.port == 0 {
-        e.add(at("port"), "port 0 is no port");
-    }
-    e.check(|| at("interval_ms"), names::within(raw.interval_ms, INTERVAL_MS_MIN, INTERVAL_MS_MAX));
-    if raw.timeout_ms == 0 || raw.timeout_ms > raw.interval_ms {
-        e.add(
-            at("timeout_ms"),
-            format!("{} is not within 1..=interval_ms ({})", raw.timeout_ms, raw.interval_ms),
-        );
-    }
-    e.check(|| at("rise"), names::within(raw.rise, 1, RISE_FALL_MAX));
-    e.check(|| at("fall"), names::within(raw.fall, 1, RISE_FALL_MAX));
-    let probe = match (raw.kind, raw.path) {
-        (HealthKind::Tcp, None) => Probe::Tcp { port: raw.port },
-        (HealthKind::Tcp, Some(_)) => {
-            e.add(at("path"), "a tcp check has no path");
-            return None;
-        }
-        (HealthKind::Http, path) => {
-            let path = path.unwrap_or_else(|| "/".to_owned());
-            e.check(|| at("path"), names::path(&path));
-            Probe::Http { port: raw.port, path }
-        }
-    };
-    Some(Health::new(probe, raw.interval_ms, raw.timeout_ms, raw.rise, raw.fall))
 }
 
 fn vips(raw: Vec<placement::Vip>, e: &mut Errors) -> Vec<Arc<Vip>> {

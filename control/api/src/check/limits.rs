@@ -49,6 +49,12 @@ pub const INTERVAL_MS_MIN: u64 = 50;
 pub const INTERVAL_MS_MAX: u64 = 600_000;
 /// Probes in a row that change health.
 pub const RISE_FALL_MAX: u32 = 100;
+/// Jitter of an interval to either side, percent: at half, two probes never touch.
+pub const JITTER_PERCENT_MAX: u32 = 50;
+/// Bytes of a probe's datagram or of what it expects: one unfragmented datagram on any path.
+pub const PROBE_BYTES_MAX: usize = 512;
+/// Longest slow start, ms: an hour.
+pub const SLOW_START_MS_MAX: u64 = 3_600_000;
 /// Shortest memory of a slot's previous owner, ms.
 pub const FLOW_IDLE_MS_MIN: u64 = 1000;
 /// Longest memory of a slot's previous owner, ms: a day.

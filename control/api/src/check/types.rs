@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+pub use super::health::{Health, Probe};
+
 /// A document whose fields were checked alone. Equal documents mean the same, however they are written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckedDocument {
@@ -176,6 +178,8 @@ pub struct Pool {
     pub(super) name: String,
     pub(super) backends: Vec<Backend>,
     pub(super) health: Option<Health>,
+    pub(super) panic_percent: u32,
+    pub(super) slow_start_ms: u64,
 }
 
 impl Pool {
@@ -190,6 +194,14 @@ impl Pool {
     /// Health check; none: every backend counts as healthy.
     pub const fn health(&self) -> Option<&Health> {
         self.health.as_ref()
+    }
+    /// Share of the active backends below which probes are not believed; 0: never.
+    pub const fn panic_percent(&self) -> u32 {
+        self.panic_percent
+    }
+    /// Time in which the weight of a backend that came back rises, ms.
+    pub const fn slow_start_ms(&self) -> u64 {
+        self.slow_start_ms
     }
 }
 
@@ -239,64 +251,6 @@ impl Backend {
     pub fn probe_address(&self) -> IpAddr {
         let v6 = self.address6.map(IpAddr::V6);
         self.address.map(IpAddr::V4).or(v6).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
-    }
-}
-
-/// A health check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    pub(super) probe: Probe,
-    pub(super) interval_ms: u64,
-    pub(super) timeout_ms: u64,
-    pub(super) rise: u32,
-    pub(super) fall: u32,
-}
-
-/// What a health check sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// A TCP handshake.
-    Tcp {
-        /// Port.
-        port: u16,
-    },
-    /// GET answered 200..=399.
-    Http {
-        /// Port.
-        port: u16,
-        /// Path.
-        path: String,
-    },
-}
-
-impl Health {
-    /// A check, for programs that make one themselves; times in ms.
-    pub(crate) const fn new(probe: Probe, interval_ms: u64, timeout_ms: u64, rise: u32, fall: u32) -> Self {
-        Self { probe, interval_ms, timeout_ms, rise, fall }
-    }
-    /// The check of group members: `GET /.sluice/health` each second, down after 3 bad, up after 2 good.
-    pub fn of_member(port: u16) -> Self {
-        Self::new(Probe::Http { port, path: "/.sluice/health".to_owned() }, 1000, 500, 2, 3)
-    }
-    /// What is sent.
-    pub const fn probe(&self) -> &Probe {
-        &self.probe
-    }
-    /// Time between the starts of two probes, ms.
-    pub const fn interval_ms(&self) -> u64 {
-        self.interval_ms
-    }
-    /// Time for an answer, ms.
-    pub const fn timeout_ms(&self) -> u64 {
-        self.timeout_ms
-    }
-    /// Good probes in a row that bring a backend back.
-    pub const fn rise(&self) -> u32 {
-        self.rise
-    }
-    /// Bad probes in a row that take a backend out.
-    pub const fn fall(&self) -> u32 {
-        self.fall
     }
 }
 

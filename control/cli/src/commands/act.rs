@@ -7,7 +7,7 @@ use crate::exit::{self, CommandError, CommandResult};
 use hyper::Method;
 use serde_json::json;
 use sluice_api::proxy_admin::Purge;
-use sluice_api::rest::{self, DrainReport, DrainRequest, Upgraded};
+use sluice_api::rest::{self, DrainOrder, DrainReport, DrainRequest, Upgraded};
 
 /// Runs `sluice drain` (`on`) and `sluice undrain`.
 pub async fn drain(args: &DrainArgs, on: bool, global: &Global) -> CommandResult {
@@ -16,9 +16,14 @@ pub async fn drain(args: &DrainArgs, on: bool, global: &Global) -> CommandResult
         DrainKind::Member => rest::DrainKind::Member,
         DrainKind::Node => rest::DrainKind::Node,
     };
-    let request = DrainRequest { kind, name: args.name.clone() };
+    let name = args.name.clone();
     let path = if on { "/v1/drain" } else { "/v1/undrain" };
-    let body = serde_json::to_value(&request).map_err(anyhow::Error::from)?;
+    let body = match (on, args.deadline) {
+        (true, deadline_ms) => serde_json::to_value(DrainOrder { kind, name, deadline_ms }),
+        (false, None) => serde_json::to_value(DrainRequest { kind, name }),
+        (false, Some(_)) => return Err(CommandError::Usage("taking a drain back has no deadline".into())),
+    };
+    let body = body.map_err(anyhow::Error::from)?;
     let answer = AgentClient::new(&global.socket).send(Method::POST, path, Some(&body)).await?;
     let report: DrainReport = serde_json::from_value(answer)
         .map_err(|e| ClientError::Shape { what: path.into(), message: e.to_string() })?;

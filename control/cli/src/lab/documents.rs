@@ -97,17 +97,14 @@ impl LabDocuments {
                 Network { name: "fabric6".into(), cidr: "fd07::/64".into() },
             ],
             pools: vec![Pool {
-                name: POOL.into(),
-                backends: self.nodes.iter().map(backend).collect(),
                 health: Some(Health {
-                    kind: HealthKind::Tcp,
-                    port: HTTP_PORT,
-                    path: None,
                     interval_ms: HEALTH_INTERVAL_MS,
                     timeout_ms: HEALTH_INTERVAL_MS,
                     rise: HEALTH_RISE,
                     fall: HEALTH_FALL,
+                    ..Health::new(HealthKind::Tcp, HTTP_PORT)
                 }),
+                ..Pool::new(POOL, self.nodes.iter().map(backend).collect())
             }],
             vips: VIPS.iter().map(vip).collect(),
             ..document(BALANCER, self.generation_balancer)

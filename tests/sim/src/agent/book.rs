@@ -85,15 +85,11 @@ impl Book {
         let mut edge = empty("edge");
         let backends = (0..rng.between(1, 4)).map(|_| book.backend(rng)).collect();
         let health = Some(Health {
-            kind: HealthKind::Tcp,
-            port: 80,
-            path: None,
-            interval_ms: 1_000,
-            timeout_ms: 500,
             rise: rng.between(1, 3) as u32,
             fall: rng.between(1, 3) as u32,
+            ..Health::new(HealthKind::Tcp, 80)
         });
-        edge.pools = vec![Pool { name: "nodes".into(), backends, health }];
+        edge.pools = vec![Pool { health, ..Pool::new("nodes", backends) }];
         edge.vips = vec![book.vip(rng, "nodes")];
         let mut cdn = empty("cdn");
         cdn.groups = vec![group(rng)];
@@ -158,7 +154,7 @@ impl Book {
                 let name = format!("pool{}", self.next_vip);
                 if backends < BACKENDS_MAX - 2 && rng.chance(500) {
                     let backends = (0..rng.between(1, 3)).map(|_| self.backend(rng)).collect();
-                    edge.pools.push(Pool { name: name.clone(), backends, health: None });
+                    edge.pools.push(Pool::new(name.clone(), backends));
                     edge.vips.push(self.vip(rng, &name));
                 } else {
                     let pool = edge.pools[at].name.clone();
@@ -273,7 +269,7 @@ impl Book {
             }
             _ => {
                 document.generation += 1;
-                document.pools.push(Pool { name: "empty".into(), backends: Vec::new(), health: None });
+                document.pools.push(Pool::new("empty", Vec::new()));
                 Shown { document: name, bytes: bytes(&document), what: "bad_empty_pool" }
             }
         }
