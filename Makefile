@@ -15,7 +15,7 @@ help: ## list the targets
 setup: ## install what is missing to build and run (Debian packages, by name in scripts/packages)
 	@scripts/setup.sh run
 
-BINS := sluice sluice-agent sluice-proxy sluice-load sluice-origin
+BINS := sluice sluice-agent sluice-proxy sluice-load sluice-origin sluice-vmm
 
 build: setup ## build the programs, optimised
 	$(CARGO) build --release --locked $(addprefix --bin ,$(BINS))

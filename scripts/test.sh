@@ -17,6 +17,7 @@ step_fmt() {
   cargo fmt --all --check
   cargo fmt --manifest-path ebpf/xdp/Cargo.toml --all --check
   cargo fmt --manifest-path fuzz/Cargo.toml --all --check
+  cargo fmt --manifest-path vmm/guest/Cargo.toml --all --check
 }
 
 step_clippy() { cargo clippy --workspace --all-targets --locked --quiet -- -D warnings; }
@@ -49,6 +50,7 @@ step_object() {
     cargo install bpf-linker --version "$LINKER_VERSION" --locked --quiet || true
   [ -d "$(rustc --print sysroot)/lib/rustlib/src/rust/library" ] || rustup component add rust-src || true
   ebpf/build.sh --check 2>&1 | grep -v -e allows-misaligned-mem-access -e '^ *|$' -e '^ *= ' -e '^$'
+  vmm/guest/build.sh --check
 }
 
 # The simulator's own units, and a few seeds of it; `sim` runs them all.

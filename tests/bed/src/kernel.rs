@@ -70,10 +70,31 @@ impl Kernel {
         self.root.join(format!("boot/vmlinuz-{}", self.release))
     }
 
+    /// The ELF kernel out of the bzImage: what boots without unpacking itself. Kept beside it.
+    pub fn elf(&self) -> Result<PathBuf> {
+        let elf = self.root.join("boot/vmlinux");
+        if !elf.exists() {
+            let image = std::fs::read(self.image()).map_err(step("read the kernel"))?;
+            let broken = || Error::Step { step: "unpack the kernel", why: "no LZ4 payload in it".into() };
+            let unpacked = payload(&image).and_then(crate::lz4::unpack).ok_or_else(broken)?;
+            let whole = self.root.join(format!("boot/vmlinux.{}", std::process::id()));
+            std::fs::write(&whole, unpacked).map_err(step("keep the kernel"))?;
+            std::fs::rename(&whole, &elf).map_err(step("keep the kernel"))?;
+        }
+        Ok(elf)
+    }
+
     /// Directory above `lib/modules`.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
+}
+
+/// The packed kernel in a bzImage (Documentation/arch/x86/boot.rst), without the unpacked size behind it.
+fn payload(image: &[u8]) -> Option<&[u8]> {
+    let word = |at: usize| image.get(at..)?.first_chunk().map(|b| u32::from_le_bytes(*b) as usize);
+    let start = (usize::from(*image.get(0x1f1)?) + 1) * 512 + word(0x248)?;
+    image.get(start..start + word(0x24c)?.checked_sub(4)?)
 }
 
 fn cache_dir() -> Result<PathBuf> {

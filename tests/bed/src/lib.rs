@@ -13,11 +13,12 @@
 #![forbid(unsafe_code)]
 
 mod kernel;
+mod lz4;
 mod tree;
 
 pub use kernel::{Kernel, Series};
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -223,6 +224,15 @@ impl Bed {
         let kernel_log = text("console");
         Ok(Outcome { status, output: text("output").replace('\r', ""), kernel_log, took: started.elapsed() })
     }
+}
+
+/// Writes an initial RAM disk for a guest of the server: it loads `modules`, runs a busybox shell script on its
+/// console, prints `guest status N` and powers off.
+pub fn guest_initrd(kernel: &Kernel, modules: &[&str], script: &str, to: &Path) -> Result<()> {
+    let work =
+        tempfile::Builder::new().prefix("sluice-guest-").tempdir().map_err(step("make a directory"))?;
+    let modules: Vec<String> = modules.iter().map(|&m| m.to_owned()).collect();
+    tree::build_guest(work.path(), to, kernel, &modules, script)
 }
 
 /// The last lines of a log.

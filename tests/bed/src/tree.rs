@@ -36,6 +36,21 @@ sync
 poweroff -f
 "#;
 
+/// First process of a guest of the server.
+const GUEST_INIT: &str = r#"#!/bin/busybox sh
+/bin/busybox mkdir -p /usr/bin /usr/sbin /sbin
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+exec </dev/console >/dev/console 2>&1
+while read -r module; do [ -z "$module" ] || modprobe "$module"; done < /bed/modules
+sh /bed/script
+echo "guest status $?"
+poweroff -f
+"#;
+
 /// Where names are looked up.
 const ETC: [(&str, &str); 4] = [
     ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
@@ -44,7 +59,7 @@ const ETC: [(&str, &str); 4] = [
     ("group", "root:x:0:\n"),
 ];
 
-/// Builds the tree under `work` and packs it into `initrd`.
+/// Builds the server's tree under `work` and packs it into `initrd`.
 pub fn build(
     work: &Path,
     initrd: &Path,
@@ -54,14 +69,32 @@ pub fn build(
     script: &str,
 ) -> Result<()> {
     let tree = work.join("tree");
-    for dir in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc", "mnt", "bed"] {
-        fs::create_dir_all(tree.join(dir)).map_err(step("make a directory"))?;
-    }
-    put(&tree, Path::new(&which("busybox")?), "/bin/busybox")?;
-    put_modules(&tree, kernel, modules)?;
+    lay(&tree, kernel, modules, script, INIT)?;
     for (from, to) in files {
         put_with_libraries(&tree, from, to)?;
     }
+    pack(&tree, initrd)
+}
+
+/// Builds a guest's tree under `work` and packs it into `initrd`.
+pub fn build_guest(
+    work: &Path,
+    initrd: &Path,
+    kernel: &Kernel,
+    modules: &[String],
+    script: &str,
+) -> Result<()> {
+    let tree = work.join("tree");
+    lay(&tree, kernel, modules, script, GUEST_INIT)?;
+    pack(&tree, initrd)
+}
+
+fn lay(tree: &Path, kernel: &Kernel, modules: &[String], script: &str, init: &str) -> Result<()> {
+    for dir in ["bin", "dev", "proc", "sys", "tmp", "run", "root", "etc", "mnt", "bed"] {
+        fs::create_dir_all(tree.join(dir)).map_err(step("make a directory"))?;
+    }
+    put(tree, Path::new(&which("busybox")?), "/bin/busybox")?;
+    put_modules(tree, kernel, modules)?;
     // Without these the C library of a static busybox looks for libraries of its own, and crashes.
     for (name, text) in ETC {
         fs::write(tree.join("etc").join(name), text).map_err(step("write a file"))?;
@@ -69,10 +102,13 @@ pub fn build(
     fs::write(tree.join("bed/script"), script).map_err(step("write the script"))?;
     fs::write(tree.join("bed/modules"), modules.join("\n") + "\n")
         .map_err(step("write the modules' names"))?;
-    write_executable(&tree.join("init"), INIT)?;
+    write_executable(&tree.join("init"), init)
+}
+
+fn pack(tree: &Path, initrd: &Path) -> Result<()> {
     let mut pack = Command::new("sh");
     pack.args(["-ec", "find . -mindepth 1 | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet > \"$0\""]);
-    command("pack the RAM disk", pack.arg(initrd).current_dir(&tree)).map(drop)
+    command("pack the RAM disk", pack.arg(initrd).current_dir(tree)).map(drop)
 }
 
 fn which(program: &str) -> Result<String> {

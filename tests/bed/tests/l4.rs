@@ -194,7 +194,7 @@ fn balances_until_told() {
         BackendSpec { id: 1, addr4: Some([10, 1, 0, 4].into()), addr6: None, link: Some(link), alive: true };
     balancer.set_backend(&backend).expect("backend");
     let key = VipKey { addr: [10, 9, 0, 1].into(), port: 80, proto: Proto::Tcp };
-    let spec = VipSpec { key, mode: Mode::L2Direct, flow_idle_ms: 60_000 };
+    let spec = VipSpec { key, mode: Mode::L2Direct, flow_idle_ms: 60_000, options: Default::default() };
     balancer.set_vip(&spec, &vec![Slot::settled(1); sluice_abi::SLOTS as usize]).expect("VIP");
     std::fs::write("/tmp/ready", "").expect("say so");
     let (ended, wait) = std::sync::mpsc::channel();
