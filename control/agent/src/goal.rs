@@ -198,6 +198,7 @@ pub fn make(inputs: &Inputs<'_>, tables: &mut Tables, rows: &mut RowCache) -> Ma
             Forward::Local => (Mode::Local, None),
             Forward::L2Direct { pool } => (Mode::L2Direct, Some(pool)),
             Forward::Ipip { pool } => (Mode::Ipip, Some(pool)),
+            Forward::Gue { pool, port } => (Mode::Gue { port: *port }, Some(pool)),
         };
         let owners = pool.and_then(|p| owners.get(p.as_str())).cloned().unwrap_or_else(|| Arc::from([]));
         let flow_idle_ms = u32::try_from(vip.flow_idle_ms()).unwrap_or(u32::MAX);
@@ -309,11 +310,17 @@ fn backend_side(inputs: &Inputs<'_>, goal: &mut Goal) {
         let Some(own) = pool.backends().iter().find(|b| b.name() == inputs.node) else { continue };
         let address = vip.address().address;
         goal.addresses.entry(address).or_insert(Place::Hidden);
-        if matches!(vip.forward(), Forward::Ipip { .. }) {
-            decap.outer.extend(own.address().map(IpAddr::V4));
-            decap.outer.extend(own.address6().map(IpAddr::V6));
-            decap.inner.insert(address);
-        }
+        let outer = match vip.forward() {
+            Forward::Ipip { .. } => &mut decap.ipip,
+            Forward::Gue { port, .. } => {
+                decap.gue_ports.insert(*port);
+                &mut decap.gue
+            }
+            _ => continue,
+        };
+        outer.extend(own.address().map(IpAddr::V4));
+        outer.extend(own.address6().map(IpAddr::V6));
+        decap.inner.insert(address);
     }
     if !decap.inner.is_empty() {
         goal.decap = Some(decap);

@@ -51,14 +51,8 @@ pub enum Place {
     Announced,
 }
 
-/// What a node decapsulates.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decap {
-    /// Outer destinations: the node's own backend addresses.
-    pub outer: BTreeSet<IpAddr>,
-    /// Inner destinations: the VIPs. Anything else inside is refused.
-    pub inner: BTreeSet<IpAddr>,
-}
+/// What a node decapsulates: the node's own backend addresses outside, its VIPs inside.
+pub use sluice_loader::DecapSpec as Decap;
 
 /// What a proxy process is started with; a change needs a successor process.
 #[derive(Clone, Debug, PartialEq, Eq)]

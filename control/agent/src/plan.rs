@@ -143,7 +143,7 @@ impl fmt::Display for Step {
                     f,
                     "decapsulate {} inner addresses at {} outer ones",
                     decap.inner.len(),
-                    decap.outer.len()
+                    decap.ipip.union(&decap.gue).count()
                 )
             }
             Step::SetDecap(None) => f.write_str("stop decapsulating"),

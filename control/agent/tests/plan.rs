@@ -59,14 +59,15 @@ fn proxy() -> impl Strategy<Value = Option<ProxyGoal>> {
 
 fn goal() -> impl Strategy<Value = Goal> {
     let backends = prop::collection::btree_map(1..6u16, any::<bool>(), 0..5);
-    let vips = prop::collection::btree_map(1..4u16, (0..3u8, 1..3u32, any::<prop::sample::Selector>()), 0..3);
+    let vips = prop::collection::btree_map(1..4u16, (0..4u8, 1..3u32, any::<prop::sample::Selector>()), 0..3);
     let addresses = prop::collection::btree_map(1..4u8, any::<bool>(), 0..3);
     (backends, vips, addresses, prop::option::of(1..4u8), proxy()).prop_map(
         |(backends, vips, addresses, decap, proxy)| {
             let ids: Vec<u16> = backends.keys().copied().chain([0]).collect();
             let vip = |(port, (mode, idle, pick)): (u16, (u8, u32, prop::sample::Selector))| {
                 let key = VipAddress { address: [192, 0, 2, 1].into(), port, protocol: Protocol::Tcp };
-                let mode = [Mode::L2Direct, Mode::Ipip, Mode::Local][usize::from(mode)];
+                let mode =
+                    [Mode::L2Direct, Mode::Ipip, Mode::Local, Mode::Gue { port: 6080 }][usize::from(mode)];
                 let tracking = [Tracking::Window, Tracking::Always, Tracking::Never][usize::from(port) % 3];
                 let options = VipOptions { tracking };
                 let owners: Vec<u16> = match mode {
@@ -86,8 +87,9 @@ fn goal() -> impl Strategy<Value = Goal> {
                 vips,
                 addresses: addresses.into_iter().map(|(a, h)| ([192, 0, 2, a].into(), place(h))).collect(),
                 decap: decap.map(|a| Decap {
-                    outer: BTreeSet::from([[10, 0, 0, a].into()]),
+                    ipip: BTreeSet::from([[10, 0, 0, a].into()]),
                     inner: BTreeSet::from([[192, 0, 2, a].into()]),
+                    ..Decap::default()
                 }),
                 proxy,
             }

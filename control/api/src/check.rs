@@ -17,6 +17,7 @@
 
 mod document;
 mod error;
+mod forward;
 mod health;
 pub mod limits;
 mod names;

@@ -284,6 +284,9 @@ pub struct Vip {
     pub pool: Option<String>,
     /// Nodes that balance this VIP.
     pub nodes: Vec<String>,
+    /// Encapsulation of mode `gue`; absent: the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gue: Option<Gue>,
     /// How long the previous owner of a changed slot is remembered, 1000..=86400000 ms.
     #[serde(default = "default_flow_idle_ms")]
     pub flow_idle_ms: u64,
@@ -324,6 +327,27 @@ const fn default_flow_idle_ms() -> u64 {
     120_000
 }
 
+/// Encapsulation of mode `gue`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Gue {
+    /// UDP destination port, 1..=65535.
+    #[serde(default = "default_gue_port")]
+    pub port: u16,
+}
+
+impl Default for Gue {
+    fn default() -> Self {
+        Gue { port: default_gue_port() }
+    }
+}
+
+/// IANA's number for GUE.
+const fn default_gue_port() -> u16 {
+    6080
+}
+
 /// Transport of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -344,6 +368,9 @@ pub enum Mode {
     L2Direct,
     /// IP in IP (4in4, 4in6, 6in6); the backend decapsulates and answers the client directly.
     Ipip,
+    /// IP in UDP in IP (GUE variant 1), families as `ipip`; the backend decapsulates and answers the client
+    /// directly.
+    Gue,
     /// Pass up to the box's own stack, where the L7 proxy listens.
     Local,
 }

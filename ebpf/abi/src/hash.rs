@@ -75,6 +75,13 @@ pub const fn outer_entropy(hash: u64) -> u16 {
     (hash >> 16) as u16
 }
 
+/// UDP source port of a GUE packet: the flow's entropy in the range that no service listens in (RFC 6335
+/// section 6), so that receivers and routers spread flows by it. A number, not wire bytes.
+#[inline(always)]
+pub const fn gue_source_port(hash: u64) -> u16 {
+    0xc000 | hash as u16 & 0x3fff
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

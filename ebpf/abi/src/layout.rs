@@ -27,10 +27,12 @@ pub mod map {
     pub const EVENTS: &str = "EVENTS";
     /// One [`super::Meta`].
     pub const META: &str = "META";
-    /// Outer address to 1, on a node.
+    /// Outer address to [`super::decap_flag`], on a node.
     pub const DECAP_OUTER: &str = "DECAP_OUTER";
     /// Inner address to 1, on a node.
     pub const DECAP_INNER: &str = "DECAP_INNER";
+    /// One bit for each UDP port, in words of 64, on a node: set where GUE arrives.
+    pub const DECAP_PORTS: &str = "DECAP_PORTS";
 }
 
 /// IP protocol numbers.
@@ -66,6 +68,8 @@ pub mod mode {
     pub const IPIP: u8 = 2;
     /// Pass up to this box's own stack.
     pub const LOCAL: u8 = 3;
+    /// Encapsulate in IP and UDP.
+    pub const GUE: u8 = 4;
 }
 
 /// What a VIP wants beyond the steady path, [`VipValue::flags`].
@@ -92,6 +96,20 @@ pub mod backend_flag {
     /// MACs and interface are set.
     pub const HAS_LINK: u16 = 16;
 }
+
+/// What may arrive encapsulated at an outer address.
+pub mod decap_flag {
+    /// IP in IP.
+    pub const IPIP: u32 = 1;
+    /// IP in UDP, at a listed port.
+    pub const GUE: u32 = 2;
+}
+
+/// Words of the bit set of UDP ports.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Default UDP destination port of GUE (IANA registry: gue).
+pub const GUE_PORT: u16 = 6080;
 
 /// Key of an IPv4 VIP.
 #[repr(C)]
@@ -139,8 +157,12 @@ pub struct VipValue {
     pub seed: u64,
     /// Longest silence of a flow, ms.
     pub flow_idle_ms: u32,
+    /// UDP destination port of [`mode::GUE`], network order; zero in other modes.
+    pub port_be: u16,
+    /// Zero.
+    pub pad2: [u8; 2],
     /// Zero: room for what the flags need to know.
-    pub spare: [u32; 11],
+    pub spare: [u32; 10],
 }
 const _: () = assert!(size_of::<VipValue>() == 64);
 

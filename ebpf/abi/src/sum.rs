@@ -25,6 +25,12 @@ pub const fn halves(word: u32) -> u32 {
     (word & 0xffff) + (word >> 16)
 }
 
+/// Sum of a 64-bit word's four quarters.
+#[inline(always)]
+pub const fn quarters(word: u64) -> u32 {
+    halves(word as u32) + halves((word >> 32) as u32)
+}
+
 /// Checksum after a 16-bit word changed from `old` to `new` (RFC 1624 equation 3).
 #[inline(always)]
 pub const fn update(check: u16, old: u16, new: u16) -> u16 {

@@ -30,7 +30,7 @@ mod vips;
 pub use balancer::{Balancer, remove_pins};
 pub use error::{Error, Result};
 pub use kernel::frame::send_frame;
-pub use node::{Node, NodeConfig};
+pub use node::{DecapSpec, Node, NodeConfig};
 pub use options::{Tracking, VipOptions};
 pub use types::{
     Adopted, AttachMode, BackendSpec, Config, Counters, FiveTuple, Link, Mode, Proto, State, Sweep, Trace,

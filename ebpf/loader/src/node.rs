@@ -6,16 +6,69 @@ use crate::kernel::values::Val;
 use crate::tables::{addr_bytes, is_not_found};
 use crate::types::AttachMode;
 use crate::{attach, bpffs, object, test_run, xdp, xdp_mut};
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, EbpfLoader};
-use sluice_abi::layout::{DropCounts, EventCounts, map};
+use sluice_abi::layout::{DropCounts, EventCounts, PORT_WORDS, decap_flag, map};
 use sluice_abi::reason::{DROP_REASONS, DropReason, EVENTS, Event};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 const DECAP: &str = "sluice_decap";
-const PINNED: [&str; 4] = [map::DECAP_OUTER, map::DECAP_INNER, map::DROPS, map::EVENTS];
+const PINNED: [&str; 5] = [map::DECAP_OUTER, map::DECAP_INNER, map::DECAP_PORTS, map::DROPS, map::EVENTS];
+
+/// What a machine takes off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DecapSpec {
+    /// Outer destinations of IP in IP.
+    pub ipip: BTreeSet<IpAddr>,
+    /// Outer destinations of GUE.
+    pub gue: BTreeSet<IpAddr>,
+    /// UDP destination ports of GUE.
+    pub gue_ports: BTreeSet<u16>,
+    /// Inner destinations: the VIPs. Anything else inside is refused.
+    pub inner: BTreeSet<IpAddr>,
+}
+
+/// The maps behind a [`DecapSpec`].
+pub(crate) struct DecapMaps {
+    outer: HashMap<MapData, [u8; 16], u32>,
+    inner: HashMap<MapData, [u8; 16], u32>,
+    ports: Array<MapData, u64>,
+}
+
+impl DecapMaps {
+    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(DecapMaps {
+            outer: typed(ebpf, map::DECAP_OUTER)?,
+            inner: typed(ebpf, map::DECAP_INNER)?,
+            ports: typed(ebpf, map::DECAP_PORTS)?,
+        })
+    }
+
+    /// Makes the maps say what `spec` does: new rows are in before old ones go, and no outer address is listed
+    /// before what may be inside.
+    pub(crate) fn set(&mut self, spec: &DecapSpec) -> Result<()> {
+        let inner: BTreeMap<[u8; 16], u32> = spec.inner.iter().map(|a| (addr_bytes(*a), 1)).collect();
+        replace(&mut self.inner, map::DECAP_INNER, &inner)?;
+        let mut words = vec![0u64; PORT_WORDS];
+        for port in &spec.gue_ports {
+            words[usize::from(*port) / 64] |= 1 << (port % 64);
+        }
+        for (at, word) in (0u32..).zip(words) {
+            if self.ports.get(&at, 0).map_err(map_error("read", map::DECAP_PORTS))? != word {
+                self.ports.set(at, word, 0).map_err(map_error("write", map::DECAP_PORTS))?;
+            }
+        }
+        let mut outer: BTreeMap<[u8; 16], u32> = BTreeMap::new();
+        for (addrs, flag) in [(&spec.ipip, decap_flag::IPIP), (&spec.gue, decap_flag::GUE)] {
+            for addr in addrs {
+                *outer.entry(addr_bytes(*addr)).or_default() |= flag;
+            }
+        }
+        replace(&mut self.outer, map::DECAP_OUTER, &outer)
+    }
+}
 
 /// How to make a node's side.
 #[derive(Clone, Debug)]
@@ -32,8 +85,7 @@ pub struct NodeConfig {
 pub struct Node {
     config: NodeConfig,
     ebpf: Ebpf,
-    outer: HashMap<MapData, [u8; 16], u32>,
-    inner: HashMap<MapData, [u8; 16], u32>,
+    decap: DecapMaps,
     drops: PerCpuArray<MapData, Val<DropCounts>>,
     events: PerCpuArray<MapData, Val<EventCounts>>,
 }
@@ -84,19 +136,16 @@ impl Node {
         xdp_mut(&mut ebpf, DECAP)?.load().map_err(|e| Error::Load { program: DECAP, source: Box::new(e) })?;
         Ok(Node {
             config: config.clone(),
-            outer: typed(&mut ebpf, map::DECAP_OUTER)?,
-            inner: typed(&mut ebpf, map::DECAP_INNER)?,
+            decap: DecapMaps::take(&mut ebpf)?,
             drops: typed(&mut ebpf, map::DROPS)?,
             events: typed(&mut ebpf, map::EVENTS)?,
             ebpf,
         })
     }
 
-    /// Says which outer destinations are this node's and which VIP addresses may be inside. Both lists replace
-    /// the ones before; new addresses are in before old ones go.
-    pub fn set_local(&mut self, outer: &[IpAddr], vips: &[IpAddr]) -> Result<()> {
-        replace(&mut self.inner, map::DECAP_INNER, vips)?;
-        replace(&mut self.outer, map::DECAP_OUTER, outer)
+    /// Says what is taken off, in place of what was said before.
+    pub fn set_local(&mut self, spec: &DecapSpec) -> Result<()> {
+        self.decap.set(spec)
     }
 
     /// Drops by reason and events, zeros left out.
@@ -133,14 +182,17 @@ impl Node {
     }
 }
 
-fn replace(map: &mut HashMap<MapData, [u8; 16], u32>, name: &'static str, addrs: &[IpAddr]) -> Result<()> {
-    let wanted: Vec<[u8; 16]> = addrs.iter().map(|a| addr_bytes(*a)).collect();
-    for addr in &wanted {
-        map.insert(addr, 1, 0).map_err(map_error("write", name))?;
+fn replace(
+    map: &mut HashMap<MapData, [u8; 16], u32>,
+    name: &'static str,
+    wanted: &BTreeMap<[u8; 16], u32>,
+) -> Result<()> {
+    for (addr, value) in wanted {
+        map.insert(addr, value, 0).map_err(map_error("write", name))?;
     }
     let held: Vec<[u8; 16]> =
         map.keys().collect::<std::result::Result<_, MapError>>().map_err(map_error("read", name))?;
-    for addr in held.iter().filter(|a| !wanted.contains(a)) {
+    for addr in held.iter().filter(|a| !wanted.contains_key(*a)) {
         match map.remove(addr) {
             Ok(()) => {}
             Err(e) if is_not_found(&e) => {}

@@ -171,8 +171,8 @@ impl Balancer {
         t.backend_row = Some(row);
         let reachable = row.link.is_some()
             && match (mode, flow.dst) {
-                (Mode::Ipip, IpAddr::V4(_)) => row.addr4.is_some() || row.addr6.is_some(),
-                (Mode::Ipip, IpAddr::V6(_)) => row.addr6.is_some(),
+                (Mode::Ipip | Mode::Gue { .. }, IpAddr::V4(_)) => row.addr4.is_some() || row.addr6.is_some(),
+                (Mode::Ipip | Mode::Gue { .. }, IpAddr::V6(_)) => row.addr6.is_some(),
                 _ => true,
             };
         if !reachable {
@@ -184,6 +184,7 @@ impl Balancer {
         t.backend = Some(owner);
         t.why.push(match mode {
             Mode::L2Direct => format!("destination MAC rewritten to backend {owner}"),
+            Mode::Gue { port } => format!("encapsulated in UDP, port {port}, to backend {owner}"),
             _ => format!("encapsulated to backend {owner}"),
         });
         Ok(())
@@ -191,7 +192,7 @@ impl Balancer {
 }
 
 fn spec_of(key: VipKey, row: &VipValue) -> Result<VipSpec> {
-    let mode = Mode::from_number(row.mode).ok_or_else(|| Error::OutOfRange {
+    let mode = Mode::from_row(row).ok_or_else(|| Error::OutOfRange {
         what: "mode of a VIP in the maps",
         value: row.mode.to_string(),
     })?;

@@ -208,6 +208,7 @@ impl Balancer {
             mode: spec.mode.number(),
             seed: vip_seed(&addr, port_be, spec.key.proto.number(), self.config.secret),
             flow_idle_ms: spec.flow_idle_ms,
+            port_be: spec.mode.port_be(),
             ..VipValue::default()
         };
         spec.options.write(&mut value);

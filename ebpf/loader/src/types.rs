@@ -1,7 +1,7 @@
 //! What callers say to the loader and hear from it. No kernel handles here.
 
 use crate::options::VipOptions;
-use sluice_abi::layout::mode;
+use sluice_abi::layout::{VipValue, mode};
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::Slot;
 use std::collections::BTreeMap;
@@ -67,6 +67,11 @@ pub enum Mode {
     Ipip,
     /// Pass up to this box's own stack.
     Local,
+    /// Encapsulate in IP and UDP (GUE variant 1), to this UDP port; families as [`Mode::Ipip`].
+    Gue {
+        /// UDP destination port.
+        port: u16,
+    },
 }
 
 impl Mode {
@@ -75,11 +80,22 @@ impl Mode {
             Mode::L2Direct => mode::L2_DIRECT,
             Mode::Ipip => mode::IPIP,
             Mode::Local => mode::LOCAL,
+            Mode::Gue { .. } => mode::GUE,
         }
     }
 
-    pub(crate) const fn from_number(n: u8) -> Option<Self> {
-        match n {
+    /// What [`sluice_abi::layout::VipValue::port_be`] holds.
+    pub(crate) const fn port_be(self) -> u16 {
+        match self {
+            Mode::Gue { port } => port.to_be(),
+            _ => 0,
+        }
+    }
+
+    /// From a VIP's row.
+    pub(crate) const fn from_row(row: &VipValue) -> Option<Self> {
+        match row.mode {
+            mode::GUE => Some(Mode::Gue { port: u16::from_be(row.port_be) }),
             mode::L2_DIRECT => Some(Mode::L2Direct),
             mode::IPIP => Some(Mode::Ipip),
             mode::LOCAL => Some(Mode::Local),

@@ -12,7 +12,8 @@ use changes::Changes;
 use sluice_abi::flow::{idle_units, units};
 use sluice_abi::hash::{mix64, vip_seed};
 use sluice_abi::layout::{
-    AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto, vip_flag,
+    AddrValue, BackendValue, GUE_PORT, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto,
+    vip_flag,
 };
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::{ASK, Slot};
@@ -61,13 +62,14 @@ const PLAIN: VipOptions = VipOptions { tracking: Tracking::Window };
 const ALWAYS: VipOptions = VipOptions { tracking: Tracking::Always };
 const NEVER: VipOptions = VipOptions { tracking: Tracking::Never };
 
-/// VIPs at .1 and on, in both families and transports: mode, its number, options and their flags.
-const KINDS: [(u8, Mode, u8, VipOptions, u16); 5] = [
+/// VIPs at .1 and on, in both families and transports: mode, its number, options and their flags. None at .7.
+const KINDS: [(u8, Mode, u8, VipOptions, u16); 6] = [
     (1, Mode::L2Direct, mode::L2_DIRECT, PLAIN, 0),
     (2, Mode::Ipip, mode::IPIP, PLAIN, 0),
     (3, Mode::Local, mode::LOCAL, PLAIN, 0),
     (4, Mode::L2Direct, mode::L2_DIRECT, ALWAYS, vip_flag::TRACK),
     (5, Mode::Ipip, mode::IPIP, NEVER, vip_flag::BYPASS),
+    (6, Mode::Gue { port: GUE_PORT }, mode::GUE, PLAIN, 0),
 ];
 
 struct World {
@@ -147,7 +149,8 @@ fn world(mut random: Option<&mut Random>) -> World {
                     let addr = if six { IpAddr::from(v6(last)) } else { IpAddr::from(v4(last)) };
                     let key = VipKey { addr, port, proto };
                     let spec = VipSpec { key, mode: spec_mode, flow_idle_ms: IDLE_MS, options };
-                    let row = VipValue { mode: number, flags, ..VipValue::default() };
+                    let port_be = if number == mode::GUE { GUE_PORT.to_be() } else { 0 };
+                    let row = VipValue { mode: number, flags, port_be, ..VipValue::default() };
                     add_vip(&mut balancer, &mut tables, spec, row, salt);
                 }
             }
@@ -232,7 +235,7 @@ impl Recent {
 fn frame(r: &mut Random) -> Vec<u8> {
     let six = r.one_in(2);
     let tcp = r.one_in(2);
-    let last = 1 + r.below(6) as u8;
+    let last = 1 + r.below(7) as u8;
     let port: u16 = [80, 443, 8080][r.below(3) as usize];
     let sport = 1024 + r.below(200) as u16;
     if r.one_in(12) {

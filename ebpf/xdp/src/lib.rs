@@ -7,6 +7,8 @@
 // Assembly for this target is not stable yet; see `start`.
 #![feature(asm_experimental_arch)]
 
+pub mod decap;
+
 use aya_ebpf::programs::XdpContext;
 use core::arch::asm;
 

@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod l4;
+
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
@@ -58,7 +60,7 @@ pub fn bin_dir() -> &'static Path {
 }
 
 /// Builds those of the programs that are missing in [`bin_dir`].
-fn need(programs: &[&str]) {
+pub(crate) fn need(programs: &[&str]) {
     let missing: Vec<&str> = PROGRAMS
         .iter()
         .filter(|(bin, _)| programs.contains(bin) && !bin_dir().join(bin).exists())

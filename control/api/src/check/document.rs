@@ -1,6 +1,7 @@
 //! Checks of one document alone.
 
 use super::error::{Errors, FieldError};
+use super::forward::forward;
 use super::limits::*;
 use super::types::*;
 use super::{health, names};
@@ -126,6 +127,7 @@ fn vips(raw: Vec<placement::Vip>, e: &mut Errors) -> Vec<Arc<Vip>> {
         }
         e.check(|| at("nodes"), names::count(vip.nodes.len(), 1, VIP_NODES_MAX));
         e.check(|| at("flow_idle_ms"), names::within(vip.flow_idle_ms, FLOW_IDLE_MS_MIN, FLOW_IDLE_MS_MAX));
+        let forward = forward(i, &vip, e);
         let mut nodes = BTreeSet::new();
         for (n, node) in vip.nodes.into_iter().enumerate() {
             e.check(|| format!("vips[{i}].nodes[{n}]"), names::name(&node));
@@ -134,7 +136,6 @@ fn vips(raw: Vec<placement::Vip>, e: &mut Errors) -> Vec<Arc<Vip>> {
             }
         }
         let balance = balance(&at("balance"), vip.mode, vip.balance, e);
-        let forward = e.take(|| at("pool"), forward(vip.mode, vip.pool));
         let (Some(address), Some(forward)) = (address, forward) else { continue };
         let address = VipAddress { address, port: vip.port, protocol: vip.protocol };
         if !addresses.insert(address) {
@@ -157,16 +158,6 @@ fn balance(path: &str, mode: Mode, raw: placement::Balance, e: &mut Errors) -> B
         e.add(path, "a VIP of mode local is not balanced");
     }
     Balance { tracking: raw.tracking }
-}
-
-fn forward(mode: Mode, pool: Option<String>) -> Result<Forward, String> {
-    match (mode, pool) {
-        (Mode::Local, None) => Ok(Forward::Local),
-        (Mode::Local, Some(_)) => Err("a VIP of mode local has no pool".to_owned()),
-        (Mode::L2Direct, Some(pool)) => Ok(Forward::L2Direct { pool }),
-        (Mode::Ipip, Some(pool)) => Ok(Forward::Ipip { pool }),
-        (_, None) => Err("is missing; only mode local has none".to_owned()),
-    }
 }
 
 fn groups(raw: Vec<placement::Group>, e: &mut Errors) -> Vec<Arc<Group>> {

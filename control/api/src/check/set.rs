@@ -121,7 +121,7 @@ fn vip_pools(documents: &[&CheckedDocument], desired: &Desired, e: &mut Errors) 
                 let address = vip.address.address;
                 if backend.target(address, vip.mode()).is_none() {
                     let needs = match (address, vip.mode()) {
-                        (IpAddr::V4(_), Mode::Ipip) => "an address",
+                        (IpAddr::V4(_), Mode::Ipip | Mode::Gue) => "an address",
                         (IpAddr::V4(_), _) => "an IPv4 address",
                         (IpAddr::V6(_), _) => "an IPv6 address",
                     };

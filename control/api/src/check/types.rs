@@ -242,7 +242,7 @@ impl Backend {
         let v4 = self.address.map(IpAddr::V4);
         let v6 = self.address6.map(IpAddr::V6);
         match (vip, mode) {
-            (IpAddr::V4(_), Mode::Ipip) => v4.or(v6),
+            (IpAddr::V4(_), Mode::Ipip | Mode::Gue) => v4.or(v6),
             (IpAddr::V4(_), _) => v4,
             (IpAddr::V6(_), _) => v6,
         }
@@ -290,6 +290,13 @@ pub enum Forward {
         /// Name of the pool.
         pool: String,
     },
+    /// To a backend of a pool, encapsulated in UDP.
+    Gue {
+        /// Name of the pool.
+        pool: String,
+        /// UDP destination port.
+        port: u16,
+    },
 }
 
 /// A virtual IP and port.
@@ -335,13 +342,14 @@ impl Vip {
             Forward::Local => Mode::Local,
             Forward::L2Direct { .. } => Mode::L2Direct,
             Forward::Ipip { .. } => Mode::Ipip,
+            Forward::Gue { .. } => Mode::Gue,
         }
     }
     /// Name of the pool; none in mode local.
     pub fn pool(&self) -> Option<&str> {
         match &self.forward {
             Forward::Local => None,
-            Forward::L2Direct { pool } | Forward::Ipip { pool } => Some(pool),
+            Forward::L2Direct { pool } | Forward::Ipip { pool } | Forward::Gue { pool, .. } => Some(pool),
         }
     }
     /// Nodes that balance it, at least one.

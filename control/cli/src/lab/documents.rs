@@ -183,6 +183,7 @@ fn vip(vip: &super::plan::LabVip) -> Vip {
         mode: if vip.mode == "ipip" { Mode::Ipip } else { Mode::L2Direct },
         pool: Some(POOL.into()),
         nodes: vec![Role::Front.name()],
+        gue: None,
         flow_idle_ms: FLOW_IDLE_MS,
         balance: Default::default(),
     }

@@ -1,6 +1,8 @@
 //! Maglev tables, slots with a previous owner, and the model of the XDP program.
 
+pub mod decap;
 pub mod flows;
+pub mod gue;
 mod icmp;
 pub mod maglev;
 pub mod packet;

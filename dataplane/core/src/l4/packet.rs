@@ -4,6 +4,7 @@
 //! rules. Shared with it are only layouts, hashes and checksum arithmetic of `sluice-abi`.
 
 use super::flows::{FlowTable, Owner, Tracking};
+use super::gue;
 use super::icmp;
 use sluice_abi::hash::{flow_hash4, flow_hash6, outer_entropy, slot_of};
 use sluice_abi::layout::{
@@ -123,7 +124,7 @@ pub fn fuzz_frame(bytes: &[u8]) {
     assert_eq!(decide(&tables, &mut flows, 0, bytes), Verdict::Pass, "no VIP, nothing to decide");
     // The VIP is whatever the bytes are sent to, so that the deeper paths are reached.
     let key = |at: usize, n: usize| -> Option<&[u8]> { bytes.get(at..at + n) };
-    let vip = VipValue { id: 1, mode: bytes.last().copied().unwrap_or(0) % 4, ..VipValue::default() };
+    let vip = VipValue { id: 1, mode: bytes.last().copied().unwrap_or(0) % 5, ..VipValue::default() };
     let ihl = bytes.get(ETH).map_or(20, |b| usize::from(b & 15) * 4);
     if let (Some(addr), Some(port), Some(&proto)) =
         (key(ETH + 16, 4), key(ETH + ihl + 2, 2), bytes.get(ETH + 9))
@@ -188,6 +189,16 @@ fn hold(bytes: &[u8], verdict: &Verdict) {
             assert_eq!(sum::fold(words(outer, 10)), 0xffff, "outer checksum");
         }
         40 => assert_eq!(usize::from(be16(outer, 4)), ip_len),
+        28 => {
+            assert_eq!(
+                (usize::from(be16(outer, 2)), usize::from(be16(outer, 24))),
+                (ip_len + 28, ip_len + 8)
+            );
+            assert_eq!(sum::fold(words(outer, 10)), 0xffff, "outer checksum");
+        }
+        48 => {
+            assert_eq!((usize::from(be16(outer, 4)), usize::from(be16(outer, 44))), (ip_len + 8, ip_len + 8));
+        }
         other => panic!("{other} bytes before the packet"),
     }
 }
@@ -324,7 +335,7 @@ fn forward(tables: &Tables, p: &Parsed, owner: u16, frame: &[u8]) -> Result<(u32
         return Err(DropReason::BackendUnreachable);
     }
     let overhead = overhead(p, row);
-    if overhead == 40 && row.flags & backend_flag::HAS_V6 == 0 {
+    if overhead >= 40 && row.flags & backend_flag::HAS_V6 == 0 {
         return Err(DropReason::BackendUnreachable);
     }
     if p.ip_len + overhead > usize::from(row.mtu) {
@@ -337,8 +348,11 @@ fn forward(tables: &Tables, p: &Parsed, owner: u16, frame: &[u8]) -> Result<(u32
     out.extend(row.src_mac);
     match overhead {
         0 => out.extend(&frame[12..ETH]),
-        20 => outer4(&mut out, p, row, inner[1]),
+        20 | 28 => outer4(&mut out, p, row, inner[1]),
         _ => outer6(&mut out, p, row, &inner),
+    }
+    if p.vip.mode == mode::GUE {
+        gue::follow(&mut out, overhead - gue::UDP_LEN, p.vip.port_be, p.hash, p.ip_len);
     }
     out.extend(inner);
     Ok((row.ifindex, out))
@@ -348,6 +362,8 @@ fn forward(tables: &Tables, p: &Parsed, owner: u16, frame: &[u8]) -> Result<(u32
 fn overhead(p: &Parsed, row: &BackendValue) -> usize {
     match (p.vip.mode, p.v6, row.flags & backend_flag::HAS_V4 != 0) {
         (mode::L2_DIRECT, ..) => 0,
+        (mode::GUE, false, true) => 20 + gue::UDP_LEN,
+        (mode::GUE, ..) => 40 + gue::UDP_LEN,
         (_, false, true) => 20,
         _ => 40,
     }

@@ -19,6 +19,10 @@
 //! | 13 | ipip, TCP over IPv4 only | its table is missing |
 //! | 14 | l2_direct, TCP only | backend 1 |
 //! | 15 | ipip | backend 9, behind a link of 1400 bytes |
+//! | 41 | gue, port 6080 | backend 1 |
+//! | 42 | gue | backend 2, IPv6 address only |
+//! | 43 | gue | backend 3, IPv4 address only |
+//! | 44 | gue | backend 6, behind a link of 100 bytes |
 //!
 //! Backend B is 10.8.0.B and fd08::B, MAC 02:00:00:00:01:0B from 02:00:00:00:02:0B. The flow table has one bucket.
 
@@ -99,6 +103,7 @@ pub fn table() -> Vec<Row> {
         backends(),
         sizes(),
         icmp::rows(),
+        super::gue::rows(),
         flows(),
         icmp::rows_in_a_window(),
     ]

@@ -1,12 +1,13 @@
 //! Packet in, packet out: every rule of the programs as a row a person can check, through BPF_PROG_TEST_RUN.
 //!
-//! * [`l4`]: the balancer's table. * [`node`]: the node's. * [`frame`]: how frames are written down.
+//! * [`l4`]: the balancer's table; [`gue`]: its rows of one mode. * [`node`]: the node's. * [`frame`]: how frames are written down.
 //! * [`run`]: runs them against the loaded programs.
 //!
 //! `SLUICE_FRAMES=dir` writes the frames of the balancer's table there, for the corpus of the fuzz target `frame`.
 
 mod balance;
 mod frame;
+mod gue;
 mod icmp;
 mod l4;
 mod node;

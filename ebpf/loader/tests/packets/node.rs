@@ -44,7 +44,7 @@ const INNER_V6: &str =
 
 /// The whole table.
 pub fn table() -> Vec<Row> {
-    [taken_off(), not_ours(), unknown(), malformed()].concat()
+    [taken_off(), gue(), not_ours(), unknown(), malformed(), gue_malformed()].concat()
 }
 
 fn row(name: &'static str, frame: Vec<u8>, want: Want) -> Row {
@@ -96,6 +96,66 @@ fn taken_off() -> Vec<Row> {
             in4(&nested),
             Decap(layers(&[ETH_V4, "45 28 0041 1234 4000 40 04 13e5 0a090065 0a090002", INNER_V4], &ack)),
         ),
+    ]
+}
+
+/// `inner` behind a UDP header for GUE with this checksum.
+fn in_udp(check: &str, inner: &[u8]) -> Vec<u8> {
+    let mut udp = hex("e295 17c0");
+    udp.extend((8 + inner.len() as u16).to_be_bytes());
+    udp.extend(hex(check));
+    udp.extend(inner);
+    udp
+}
+
+fn gue4(inner: &[u8]) -> Vec<u8> {
+    ethernet(V4, &ipv4(FROM4, "10.8.0.1", UDP, &in_udp("0000", inner)))
+}
+
+fn gue6(inner: &[u8]) -> Vec<u8> {
+    ethernet(V6, &ipv6(FROM6, "fd08::1", UDP, &in_udp("0000", inner)))
+}
+
+fn gue() -> Vec<Row> {
+    let ack = tcp(80, ACK);
+    let v4 = || Decap(layers(&[ETH_V4, INNER_V4], &ack));
+    let v6 = || Decap(layers(&[ETH_V6, INNER_V6], &ack));
+    let checked = ethernet(V4, &ipv4(FROM4, "10.8.0.1", UDP, &in_udp("beef", &inner4())));
+    let later = edit(&gue4(&inner4()), IP + 6, &[0x20, 0]);
+    vec![
+        row("GUE over v4, inner v4", gue4(&inner4()), v4()),
+        row("GUE over v4, inner v6", gue4(&inner6()), v6()),
+        row("GUE over v6, inner v4", gue6(&inner4()), v4()),
+        row("GUE over v6, inner v6", gue6(&inner6()), v6()),
+        row("GUE with an outer checksum, which is not verified", checked, v4()),
+        row("GUE to a port that is not listed", edit(&gue4(&inner4()), IP + 22, &[0x17, 0xc1]), Pass),
+        row("GUE over v6 to a port that is not listed", edit(&gue6(&inner4()), IP + 42, &[0x17, 0xc1]), Pass),
+        row(
+            "GUE to another address",
+            ethernet(V4, &ipv4(FROM4, "10.8.0.9", UDP, &in_udp("0000", &inner4()))),
+            Pass,
+        ),
+        row("GUE in fragments goes to the stack", later, Pass),
+        row("GUE behind outer options goes to the stack", edit(&gue4(&inner4()), IP, &[0x46]), Pass),
+        row("GUE cut in the UDP header", cut(&gue4(&inner4()), IP + 27), Pass),
+    ]
+}
+
+fn gue_malformed() -> Vec<Row> {
+    let drop = || Drop(DropReason::DecapMalformed);
+    let (v4, v6) = (gue4(&inner4()), gue6(&inner6()));
+    let unknown = || Drop(DropReason::DecapUnknownVip);
+    vec![
+        row("GUE variant 0", edit(&v4, IP + 28, &[0x00]), drop()),
+        row("GUE without anything inside", gue4(&[]), drop()),
+        row("GUE cut in the inner header", cut(&v4, IP + 28 + 19), drop()),
+        row("GUE, UDP length one too long", edit(&v4, IP + 24, &[0, 54]), drop()),
+        row("GUE, UDP length inside its header", edit(&v4, IP + 24, &[0, 7]), drop()),
+        row("GUE, UDP length ends in the inner packet", edit(&v4, IP + 24, &[0, 52]), drop()),
+        row("GUE over v6, outer length one too long", edit(&v6, IP + 4, &[0, 74]), drop()),
+        row("GUE, outer length inside its header", edit(&v4, IP + 2, &[0, 19]), drop()),
+        row("GUE for no VIP of this node", gue4(&ipv4(CLIENT4, "10.9.0.3", TCP, &tcp(80, ACK))), unknown()),
+        row("GUE over v6 for no VIP", gue6(&ipv6(CLIENT6, "fd00::3", TCP, &tcp(80, ACK))), unknown()),
     ]
 }
 

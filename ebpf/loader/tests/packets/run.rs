@@ -11,9 +11,10 @@ use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::slot::Slot;
 use sluice_abi::vips::VipRow;
 use sluice_loader::{
-    BackendSpec, Balancer, Config, Counters, Link, Mode, Node, Proto, Traffic, VipKey, VipOptions, VipSpec,
+    BackendSpec, Balancer, Config, Counters, DecapSpec, Link, Mode, Node, Proto, Traffic, VipKey, VipOptions,
+    VipSpec,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const XDP_DROP: u32 = 1;
@@ -22,9 +23,10 @@ const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 /// `lo`, which a test run arrives on.
 pub const LOOPBACK: u32 = 1;
-const VIPS: u32 = 64;
+const VIPS: u32 = 128;
 /// ICMP messages a second: more than the table has rows, whatever the clock.
 const NO_LIMIT: u32 = 1_000_000_000;
+const GUE: Mode = Mode::Gue { port: 6080 };
 
 pub fn root() -> bool {
     let root = rustix::process::geteuid().is_root();
@@ -98,6 +100,10 @@ fn world_with(other: u32, icmp_per_second: u32) -> Balancer {
         (11, Mode::L2Direct, Slot::new(8, 1)),
         (12, Mode::L2Direct, Slot::settled(1)),
         (15, Mode::Ipip, Slot::settled(9)),
+        (41, GUE, Slot::settled(1)),
+        (42, GUE, Slot::settled(2)),
+        (43, GUE, Slot::settled(3)),
+        (44, GUE, Slot::settled(6)),
     ] {
         for addr in [v4(n), IpAddr::from(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()))] {
             for proto in [Proto::Tcp, Proto::Udp] {
@@ -283,7 +289,14 @@ fn decapsulation() {
     }
     let mut node = Node::open_detached().unwrap();
     let addr = |text: &str| text.parse::<IpAddr>().unwrap();
-    node.set_local(&[addr("10.8.0.1"), addr("fd08::1")], &[addr("10.9.0.2"), addr("fd00::2")]).unwrap();
+    let outer = BTreeSet::from([addr("10.8.0.1"), addr("fd08::1")]);
+    let spec = DecapSpec {
+        ipip: outer.clone(),
+        gue: outer,
+        gue_ports: BTreeSet::from([6080]),
+        inner: BTreeSet::from([addr("10.9.0.2"), addr("fd00::2")]),
+    };
+    node.set_local(&spec).unwrap();
     for row in node::table() {
         let (drops, events) = node.counters().unwrap();
         let (verdict, after) = node.test_run(&row.frame).unwrap();

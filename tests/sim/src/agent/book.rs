@@ -303,6 +303,7 @@ impl Book {
             mode: *rng.pick(&[Mode::L2Direct, Mode::Ipip]),
             pool: Some(pool.to_owned()),
             nodes,
+            gue: None,
             flow_idle_ms: rng.between(FLOW_IDLE_MS.0, FLOW_IDLE_MS.1),
             balance: Balance::default(),
         }

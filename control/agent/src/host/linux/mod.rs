@@ -254,11 +254,9 @@ impl LinuxHost {
             Step::RemoveAddress(address) => self.remove_address(*address),
             Step::SetDecap(Some(decap)) => {
                 self.open_node()?;
-                let outer: Vec<IpAddr> = decap.outer.iter().copied().collect();
-                let inner: Vec<IpAddr> = decap.inner.iter().copied().collect();
                 let node =
                     self.node.as_mut().ok_or_else(|| HostError::passing("no decapsulation program"))?;
-                node.set_local(&outer, &inner).map_err(loader_error)
+                node.set_local(decap).map_err(loader_error)
             }
             Step::SetDecap(None) => match self.node.take() {
                 Some(node) => node.detach_and_unpin().map_err(loader_error),

@@ -1,5 +1,6 @@
 //! The last step: rewrite or encapsulate, and send.
 
+use crate::gue;
 use crate::maps::{BACKENDS, DEVS, count_traffic, drop_for};
 use crate::too_big::too_big;
 use aya_ebpf::bindings::xdp_action::XDP_TX;
@@ -11,10 +12,12 @@ use sluice_abi::reason::DropReason;
 use sluice_abi::sum;
 use sluice_xdp::{ETH_IPV4, ETH_IPV6, ETH_LEN, end, load, start, store};
 
-const IPV4_LEN: usize = 20;
-const IPV6_LEN: usize = 40;
+/// IPv4 header without options, bytes.
+pub const IPV4_LEN: usize = 20;
+/// IPv6 header, bytes.
+pub const IPV6_LEN: usize = 40;
 /// Don't-fragment flag, as the wire bytes read little-endian.
-const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
+pub const DONT_FRAGMENT: u16 = 0x4000u16.to_be();
 
 /// What the parser learned of a packet.
 #[derive(Clone, Copy)]
@@ -42,6 +45,9 @@ pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32, hit: b
     }
     let result = if vip.mode == mode::L2_DIRECT {
         direct(row, packet)
+    } else if vip.mode != mode::IPIP {
+        let kind = vip.port_be as u32 | if packet.v6 { gue::V6 } else { 0 };
+        gue::encapsulate(ctx.ctx, row, packet.hash, packet.ip_len, kind)
     } else if !packet.v6 && row.flags & backend_flag::HAS_V4 != 0 {
         encapsulate4(ctx, row, packet)
     } else {
@@ -74,16 +80,17 @@ fn room(vip: &VipValue, row: &BackendValue, packet: Packet) -> u32 {
     } else {
         IPV6_LEN as u32
     };
-    (row.mtu as u32).saturating_sub(overhead)
+    let udp = if vip.mode == mode::GUE { gue::UDP_LEN as u32 } else { 0 };
+    (row.mtu as u32).saturating_sub(overhead + udp)
 }
 
-/// Takes one from the TTL or hop limit; `false` when none is left.
+/// Takes one from the TTL or hop limit; `false` when none is left. The caller compared the IP header at `ip` with
+/// the end of the frame.
 #[inline(always)]
-fn age(packet: Packet) -> bool {
-    let ip = packet.ip;
+pub fn age(ip: usize, v6: bool) -> bool {
     // SAFETY: offsets 7..12 are inside the IP header, which was checked.
     unsafe {
-        if packet.v6 {
+        if v6 {
             let hops: u8 = load(ip + 7);
             if hops <= 1 {
                 return false;
@@ -109,16 +116,30 @@ fn direct(row: &BackendValue, packet: Packet) -> u32 {
     if packet.ip_len > row.mtu as u32 {
         return DropReason::TooBig as u32;
     }
-    if !age(packet) {
+    if !age(packet.ip, packet.v6) {
         return DropReason::TtlExpired as u32;
     }
     write_macs(packet.ip - ETH_LEN, row);
     0
 }
 
+/// Traffic class or TOS of the IP header at `ip`, which the caller compared with the end of the frame.
+#[inline(always)]
+pub fn class(ip: usize, v6: bool) -> u8 {
+    // SAFETY: the IP header was checked.
+    let (b0, b1): (u8, u8) = unsafe { (load(ip), load(ip + 1)) };
+    if v6 { b0 << 4 | b1 >> 4 } else { b1 }
+}
+
+/// Flow label of an outer header: the flow's entropy, for routers that spread by it (RFC 6438).
+#[inline(always)]
+pub fn label(hash: u64) -> u32 {
+    (hash >> 12) as u32 & 0xf_ffff
+}
+
 /// Destination and source MAC. The caller checked the Ethernet header against the end of the frame.
 #[inline(always)]
-fn write_macs(data: usize, row: &BackendValue) {
+pub fn write_macs(data: usize, row: &BackendValue) {
     let macs = &raw const *row as *const u64;
     // SAFETY: the row starts with the two MACs, 12 bytes, in wire order, and is aligned to 8; the first 12
     // bytes of the frame were checked by the caller.
@@ -135,7 +156,7 @@ fn encapsulate4(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> u32 {
     if outer_len > row.mtu as u32 {
         return DropReason::TooBig as u32;
     }
-    if !age(packet) {
+    if !age(packet.ip, packet.v6) {
         return DropReason::TtlExpired as u32;
     }
     // SAFETY: the IP header was checked.
@@ -179,12 +200,10 @@ fn encapsulate6(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> u32 {
     if packet.ip_len + IPV6_LEN as u32 > row.mtu as u32 {
         return DropReason::TooBig as u32;
     }
-    if !age(packet) {
+    if !age(packet.ip, packet.v6) {
         return DropReason::TtlExpired as u32;
     }
-    // SAFETY: the IP header was checked.
-    let (b0, b1): (u8, u8) = unsafe { (load(packet.ip), load(packet.ip + 1)) };
-    let class = if packet.v6 { b0 << 4 | b1 >> 4 } else { b1 };
+    let class = class(packet.ip, packet.v6);
     let next = if packet.v6 { proto::IPV6 } else { proto::IPIP };
     // SAFETY: the helper moves the start of the frame; bounds are read again below.
     if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(IPV6_LEN as i32)) } != 0 {
@@ -196,8 +215,7 @@ fn encapsulate6(ctx: &XdpContext, row: &BackendValue, packet: Packet) -> u32 {
     }
     write_macs(data, row);
     let ip = data + ETH_LEN;
-    // RFC 6438: the flow label carries the flow's entropy for routers that spread by it.
-    let first = 0x6000_0000 | (class as u32) << 20 | (packet.hash >> 12) as u32 & 0xf_ffff;
+    let first = 0x6000_0000 | (class as u32) << 20 | label(packet.hash);
     let length = (packet.ip_len as u16).to_be();
     let words = &raw const *row as *const u32;
     // SAFETY: 54 bytes from `data` were checked above; the row is 16 words: `addr6` is words 6..10 and

@@ -21,6 +21,7 @@
 mod flow;
 mod forward;
 mod icmp;
+mod gue;
 mod maps;
 mod too_big;
 mod vips;
