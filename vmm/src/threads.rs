@@ -25,7 +25,12 @@ impl Threads {
                 run();
             }
         })?;
-        heard.recv().map_err(|_| io::Error::other("the thread ended before it began"))??;
+        let lost = |_| io::Error::other("the thread ended before it began");
+        if let Err(error) = heard.recv().map_err(lost).flatten() {
+            // It holds descriptors until it has ended.
+            let _ = handle.join();
+            return Err(error);
+        }
         Ok(handle)
     }
 }

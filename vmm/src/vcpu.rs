@@ -74,11 +74,8 @@ impl Gate {
         while state.position == Position::Held {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.position == Position::Closed {
-            return false;
-        }
         state.resting -= 1;
-        true
+        state.position == Position::Open
     }
 }
 
@@ -169,8 +166,14 @@ impl Vcpus {
         let handle = builder.spawn(run).map_err(|error| VcpuError::Thread { vcpu: id, error })?;
         let lost =
             |_| VcpuError::Thread { vcpu: id, error: io::Error::other("the thread ended before it began") };
-        let bound = readied.recv().map_err(lost)??;
-        Ok(Thread { handle: Some(handle), exits, bound })
+        match readied.recv().map_err(lost).flatten() {
+            Ok(bound) => Ok(Thread { handle: Some(handle), exits, bound }),
+            Err(error) => {
+                // It holds descriptors until it has ended.
+                let _ = handle.join();
+                Err(error)
+            }
+        }
     }
 
     /// Lets them run.
@@ -209,7 +212,7 @@ impl Vcpus {
                 self.kicks.fetch_add(1, Ordering::Relaxed);
                 let _ = handle.kill(SIGRTMIN());
             }
-            // Those that ended rest no more and no less than the others: they left `resting` raised or never will run.
+            // A closed gate is passed at once, so then this waits until all have ended.
             if state.resting >= alive {
                 return;
             }
