@@ -155,6 +155,8 @@ impl Node {
             revision_floor: 0,
             announce: true,
             with_proxy: true,
+            speaks: false,
+            proxy_serves: true,
         };
         goal::make(&inputs, &mut self.tables, &mut RowCache::default()).goal
     }

@@ -122,6 +122,10 @@ pub struct Inputs<'a> {
     pub announce: bool,
     /// Run a proxy at all.
     pub with_proxy: bool,
+    /// Routers can be told of addresses.
+    pub speaks: bool,
+    /// The proxy has rows and takes new work.
+    pub proxy_serves: bool,
 }
 
 /// The goal and what is wrong on the way to it.
@@ -135,6 +139,8 @@ pub struct Made {
     pub without_id: usize,
     /// Pools with so few healthy backends that all active ones keep their slots.
     pub panics: Vec<String>,
+    /// Pools with a healthy backend that takes new flows.
+    pub healthy: BTreeSet<String>,
 }
 
 /// Key of a backend in the ledger's ids. Another address is another backend: flows to the old one end.
@@ -211,7 +217,32 @@ pub fn make(inputs: &Inputs<'_>, tables: &mut Tables, rows: &mut RowCache) -> Ma
     if inputs.with_proxy {
         made.goal.proxy = proxy(inputs, rows);
     }
+    routes(inputs, &mut made);
     made
+}
+
+/// Addresses to announce: those of announced VIPs that this node can serve now, unless it is drained. An address
+/// of several VIPs is announced while one of them is served.
+fn routes(inputs: &Inputs<'_>, made: &mut Made) {
+    let drained =
+        inputs.drains.contains(&DrainRequest { kind: DrainKind::Node, name: inputs.node.to_owned() });
+    let mut routes = BTreeSet::new();
+    for vip in balanced(inputs.node, inputs.desired).filter(|vip| vip.announce()) {
+        if !inputs.speaks {
+            let message = "announce: the agent was started without --bird-include".to_owned();
+            made.errors.push(ItemError { item: format!("vip {}", vip.name()), message, retry: false });
+            continue;
+        }
+        let served = match vip.pool() {
+            Some(pool) => made.healthy.contains(pool),
+            // What is served here without a proxy of ours cannot be judged.
+            None => made.goal.proxy.is_none() || inputs.proxy_serves,
+        };
+        if served && !drained {
+            routes.insert(vip.address().address);
+        }
+    }
+    made.goal.routes = inputs.speaks.then_some(routes);
 }
 
 /// What a VIP wants beyond its mode.
@@ -258,6 +289,9 @@ fn pool_rows(inputs: &Inputs<'_>, pool: &Pool, made: &mut Made) -> Vec<TableMemb
         }
     }
     let healthy = candidates.iter().filter(|(_, seen)| seen.up).count();
+    if healthy > 0 {
+        made.healthy.insert(pool.name().to_owned());
+    }
     let panic = crate::health::in_panic(healthy, candidates.len(), pool.panic_percent());
     if panic {
         // So many look dead that the probes are as likely wrong as the backends, and the few that are left would

@@ -12,7 +12,7 @@ use sluice_agent::clock::SystemClock;
 use sluice_agent::driver::{Handle, Input, Queue};
 use sluice_agent::engine::{Config, Engine};
 use sluice_agent::host::Host;
-use sluice_agent::host::linux::{Announce, LinuxConfig, LinuxHost, OnEnd, Supervisor, watch};
+use sluice_agent::host::linux::{Announce, Bird, LinuxConfig, LinuxHost, OnEnd, Supervisor, watch};
 use sluice_agent::ledger::Ledger;
 use sluice_agent::{http, probe, sources};
 use sluice_loader::AttachMode;
@@ -85,6 +85,13 @@ struct Args {
     /// Echo replies, and again too-big messages, that each processor makes for VIPs a second; 0: none.
     #[arg(long, value_name = "N", default_value_t = sluice_abi::icmp::PER_SECOND_DEFAULT)]
     icmp_per_second: u32,
+    /// Control socket of BIRD, which announces VIPs that say `announce: true`.
+    #[arg(long, value_name = "PATH", default_value = "/run/bird/bird.ctl")]
+    bird_socket: PathBuf,
+    /// File of static routes that this agent writes and BIRD's configuration includes; without it nothing is
+    /// announced.
+    #[arg(long, value_name = "PATH")]
+    bird_include: Option<PathBuf>,
     /// Directory of programs for `script` health checks, writable to its owner alone. They run as nobody.
     #[arg(long, value_name = "DIR")]
     health_scripts: Option<PathBuf>,
@@ -155,6 +162,7 @@ async fn run(args: Args) -> Result<()> {
         state: args.state.clone(),
         announce: if args.announce == AnnounceArg::Lo { Announce::Loopback } else { Announce::Interface },
         proxies: supervisor(&args, on_end)?,
+        bird: args.bird_include.clone().map(|include| Bird::new(args.bird_socket.clone(), include)),
         routes_dirty: Arc::clone(&routes_dirty),
     };
     if args.release {

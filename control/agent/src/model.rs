@@ -27,6 +27,8 @@ pub struct Goal {
     pub decap: Option<Decap>,
     /// The proxy, if this node is a member of a group.
     pub proxy: Option<ProxyGoal>,
+    /// Addresses to announce to routers; none: this node speaks to no router.
+    pub routes: Option<BTreeSet<IpAddr>>,
 }
 
 /// A VIP in the kernel tables.
@@ -121,6 +123,8 @@ pub struct Observed {
     pub decap: Option<Decap>,
     /// Proxy that runs.
     pub proxy: Option<ObservedProxy>,
+    /// Addresses announced to routers; none: not known, or nobody speaks to them.
+    pub routes: Option<BTreeSet<IpAddr>>,
 }
 
 impl VipGoal {
@@ -131,6 +135,17 @@ impl VipGoal {
 }
 
 impl Observed {
+    /// The proxy has rows and takes new work.
+    pub fn proxy_serves(&self) -> bool {
+        self.proxy.as_ref().is_some_and(|proxy| proxy.revision > 0 && !proxy.draining)
+    }
+
+    /// Addresses whose packets this node would lose now: it balances them, and they are not in the tables.
+    pub fn unserved(&self, goal: &Goal) -> BTreeSet<IpAddr> {
+        let missing = |vip: &&VipAddress| !self.balancer || !self.vips.contains_key(*vip);
+        goal.vips.keys().filter(missing).map(|vip| vip.address).collect()
+    }
+
     /// What a successful step leaves behind. Process ids come from the host afterwards.
     pub fn apply(&mut self, step: &Step) {
         match step {
@@ -191,6 +206,8 @@ impl Observed {
                 }
             }
             Step::StopProxy => self.proxy = None,
+            Step::Withdraw(left) => self.routes = Some(left.clone()),
+            Step::Announce(routes) => self.routes = Some(routes.clone()),
         }
     }
 }

@@ -17,6 +17,7 @@ use sluice_api::placement;
 use sluice_api::proxy_admin::Apply;
 use sluice_loader::BackendSpec;
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -74,6 +75,10 @@ pub enum Step {
     DrainProxy(bool),
     /// Drain and stop the proxy.
     StopProxy,
+    /// Stop announcing all but these addresses to routers.
+    Withdraw(BTreeSet<IpAddr>),
+    /// Announce exactly these addresses to routers, now that what they lead to is there.
+    Announce(BTreeSet<IpAddr>),
 }
 
 /// Steps of one lane depend on each other: after a failure the rest of the lane waits for the next plan.
@@ -85,6 +90,8 @@ pub enum Lane {
     Addresses,
     /// Proxy process and rows.
     Proxy,
+    /// What routers are no longer told.
+    Routes,
 }
 
 impl Step {
@@ -104,6 +111,9 @@ impl Step {
             | Step::ApplyRows { .. }
             | Step::DrainProxy(_)
             | Step::StopProxy => Lane::Proxy,
+            Step::Withdraw(_) => Lane::Routes,
+            // Last of its lane: nothing is announced that is not in the tables.
+            Step::Announce(_) => Lane::Balancer,
         }
     }
 
@@ -118,6 +128,7 @@ impl Step {
             }
             Step::SetDecap(_) => "decapsulation".to_owned(),
             Step::AddAddress { address, .. } | Step::RemoveAddress(address) => format!("address {address}"),
+            Step::Withdraw(_) | Step::Announce(_) => "announcement".to_owned(),
             _ => "proxy".to_owned(),
         }
     }
@@ -160,6 +171,8 @@ impl fmt::Display for Step {
             Step::DrainProxy(true) => f.write_str("drain the proxy"),
             Step::DrainProxy(false) => f.write_str("take the proxy's drain back"),
             Step::StopProxy => f.write_str("drain and stop the proxy"),
+            Step::Withdraw(left) => write!(f, "withdraw all but {} addresses from routers", left.len()),
+            Step::Announce(routes) => write!(f, "announce {} addresses to routers", routes.len()),
         }
     }
 }
@@ -175,6 +188,7 @@ fn fmt_apply(apply: &Apply, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 /// The steps from `observed` to `goal`; empty exactly when nothing is left to do.
 pub fn plan(goal: &Goal, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
+    let routes = withdrawn(goal, observed, &mut steps);
     addresses_in(goal, observed, &mut steps);
     if goal.decap.is_some() && goal.decap != observed.decap {
         steps.push(Step::SetDecap(goal.decap.clone()));
@@ -192,7 +206,20 @@ pub fn plan(goal: &Goal, observed: &Observed) -> Vec<Step> {
     for address in observed.addresses.keys().filter(|a| !goal.addresses.contains_key(a)) {
         steps.push(Step::RemoveAddress(*address));
     }
+    if let Some(wanted) = goal.routes.as_ref().filter(|wanted| routes.as_ref() != Some(*wanted)) {
+        steps.push(Step::Announce(wanted.clone()));
+    }
     steps
+}
+
+/// Routers stop sending before anything is taken away; what they are told afterwards.
+fn withdrawn(goal: &Goal, observed: &Observed, steps: &mut Vec<Step>) -> Option<BTreeSet<IpAddr>> {
+    let (wanted, now) = (goal.routes.as_ref()?, observed.routes.as_ref()?);
+    let left: BTreeSet<IpAddr> = now.intersection(wanted).copied().collect();
+    if left != *now {
+        steps.push(Step::Withdraw(left.clone()));
+    }
+    Some(left)
 }
 
 fn addresses_in(goal: &Goal, observed: &Observed, steps: &mut Vec<Step>) {

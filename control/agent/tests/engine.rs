@@ -289,6 +289,92 @@ fn a_drain_with_a_deadline_ends_even_across_a_restart() {
     assert!(matches!(node.engine.drain_for(&member, true, Some(1)), Err(ApiError::BadRequest(_))));
 }
 
+fn announced(node: &Node) -> Vec<String> {
+    node.engine.host().state.routes.iter().flatten().map(ToString::to_string).collect()
+}
+
+#[test]
+fn an_address_is_announced_while_a_backend_is_healthy_and_the_node_not_drained() {
+    let text = with(SITE, &[("mode: l2_direct", "mode: l2_direct\n    announce: true")]);
+    let mut node = Node::new("front-1");
+    node.files(&[("cdn.yaml", &text)]);
+    let errors = node.engine.status().errors;
+    assert!(errors.iter().any(|e| e.message.contains("--bird-include")), "{errors:?}");
+    node.engine.host_mut().speaks = true;
+    node.files(&[("cdn.yaml", &with(&text, &[("generation: 1", "generation: 2")]))]);
+    assert_eq!(announced(&node), ["192.0.2.20"]);
+    assert!(node.engine.converged(), "{:?}", node.engine.status());
+    let log = node.engine.host().log.clone();
+    let at =
+        |part: &str| log.iter().position(|l| l.contains(part)).unwrap_or_else(|| panic!("{part}: {log:?}"));
+    assert!(at("put VIP") < at("announce 1 addresses"), "first there, then announced");
+    // A restart finds it announced and leaves it.
+    let steps = node.engine.host().log.len();
+    let mut node = node.restart("front-1");
+    node.pass(15_000);
+    assert_eq!((announced(&node), node.engine.host().log.len()), (vec!["192.0.2.20".to_owned()], steps));
+    let drain = DrainRequest { kind: DrainKind::Node, name: "front-1".into() };
+    let report = node.engine.drain(&drain, true).expect("drain");
+    assert_eq!(report.affected, ["announcement of vip cdn by front-1"]);
+    assert!(announced(&node).is_empty() && node.engine.converged());
+    assert!(!node.engine.host().state.vips.is_empty(), "what still comes is still served");
+    node.engine.drain(&drain, false).expect("undrain");
+    assert_eq!(announced(&node), ["192.0.2.20"]);
+    for name in ["edge-1", "edge-2", "edge-3"] {
+        node.probe(name, Outcome::Dead, 3);
+    }
+    assert!(announced(&node).is_empty(), "nobody is healthy, whatever panic keeps in the table");
+    node.probe("edge-2", Outcome::Good, 2);
+    assert_eq!(announced(&node), ["192.0.2.20"]);
+}
+
+#[test]
+fn what_is_not_in_the_tables_is_not_announced() {
+    let text = with(SITE, &[("mode: l2_direct", "mode: l2_direct\n    announce: true")]);
+    let mut node = Node::new("front-1");
+    node.engine.host_mut().speaks = true;
+    // The address is put there first, then the program is refused.
+    let refused = Fault::Refuse(HostError::passing("no XDP"));
+    node.engine.host_mut().faults.extend([Fault::None, refused]);
+    node.files(&[("cdn.yaml", &text)]);
+    assert!(announced(&node).is_empty() && !node.engine.converged());
+    node.pass(200);
+    assert_eq!(announced(&node), ["192.0.2.20"]);
+    // The program goes, and cannot be put back at first.
+    let state = &mut node.engine.host_mut().state;
+    (state.balancer, state.vips, state.backends) = (false, Default::default(), Default::default());
+    for _ in 0..4 {
+        node.engine.host_mut().faults.push_back(Fault::Refuse(HostError::passing("no XDP")));
+        node.engine.host_mut().faults.push_back(Fault::None);
+    }
+    node.pass(10_050);
+    let withdrawn = node.engine.host().log.iter().filter(|l| l.starts_with("withdraw")).count();
+    assert!(withdrawn >= 1, "{:?}", node.engine.host().log);
+    node.pass(10_000);
+    assert_eq!(announced(&node), ["192.0.2.20"]);
+    assert!(node.engine.converged(), "{:?}", node.engine.status());
+}
+
+#[test]
+fn a_local_vip_is_announced_while_the_proxy_serves() {
+    let local = "apiVersion: sluice/v1\nname: own\ngeneration: 1\nvips:\n  - {name: own, address: 192.0.2.30, port: 80, protocol: tcp, mode: local, nodes: [edge-1], announce: true}\n";
+    let mut node = Node::new("edge-1");
+    node.engine.host_mut().speaks = true;
+    node.files(&[("cdn.yaml", SITE), ("sites.yaml", HOSTS), ("own.yaml", local)]);
+    assert_eq!(announced(&node), ["192.0.2.30"], "announced in the same breath as the proxy has its rows");
+    let pid = node.engine.host().state.proxy.as_ref().map_or(0, |p| p.pid);
+    node.engine.host_mut().kill_proxy();
+    node.engine.proxy_ended(pid);
+    assert_eq!(announced(&node), ["192.0.2.30"], "back at once");
+    assert!(node.engine.host().log.iter().any(|l| l.starts_with("withdraw")), "not while it was gone");
+    let pid = node.engine.host().state.proxy.as_ref().map_or(0, |p| p.pid);
+    node.engine.host_mut().kill_proxy();
+    node.engine.proxy_ended(pid);
+    assert!(announced(&node).is_empty(), "the proxy waits to be started");
+    node.pass(500);
+    assert_eq!(announced(&node), ["192.0.2.30"]);
+}
+
 #[test]
 fn drain_takes_new_flows_away_keeps_the_row_and_survives_a_restart() {
     let mut node = Node::new("front-1");

@@ -61,8 +61,9 @@ fn goal() -> impl Strategy<Value = Goal> {
     let backends = prop::collection::btree_map(1..6u16, any::<bool>(), 0..5);
     let vips = prop::collection::btree_map(1..4u16, (0..4u8, 1..3u32, any::<prop::sample::Selector>()), 0..3);
     let addresses = prop::collection::btree_map(1..4u8, any::<bool>(), 0..3);
-    (backends, vips, addresses, prop::option::of(1..4u8), proxy()).prop_map(
-        |(backends, vips, addresses, decap, proxy)| {
+    let routes = prop::option::of(prop::collection::btree_set(1..4u8, 0..3));
+    (backends, vips, addresses, prop::option::of(1..4u8), proxy(), routes).prop_map(
+        |(backends, vips, addresses, decap, proxy, routes)| {
             let ids: Vec<u16> = backends.keys().copied().chain([0]).collect();
             let vip = |(port, (mode, idle, pick)): (u16, (u8, u32, prop::sample::Selector))| {
                 let key = VipAddress { address: [192, 0, 2, 1].into(), port, protocol: Protocol::Tcp };
@@ -92,6 +93,7 @@ fn goal() -> impl Strategy<Value = Goal> {
                     ..Decap::default()
                 }),
                 proxy,
+                routes: routes.map(|all| all.into_iter().map(|a| [192, 0, 2, a].into()).collect()),
             }
         },
     )

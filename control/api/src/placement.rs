@@ -290,6 +290,9 @@ pub struct Vip {
     /// How long the previous owner of a changed slot is remembered, 1000..=86400000 ms.
     #[serde(default = "default_flow_idle_ms")]
     pub flow_idle_ms: u64,
+    /// Announce the address to routers by BGP while a backend of the pool is healthy.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub announce: bool,
     /// How flows are spread over the backends and kept there.
     #[serde(default, skip_serializing_if = "is_default")]
     pub balance: Balance,
@@ -346,6 +349,10 @@ impl Default for Gue {
 /// IANA's number for GUE.
 const fn default_gue_port() -> u16 {
     6080
+}
+
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Transport of a VIP.

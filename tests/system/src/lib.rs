@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod l4;
+pub mod site;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;

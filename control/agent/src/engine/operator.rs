@@ -283,6 +283,12 @@ impl<H: Host> Engine<H> {
                 }
             }
         }
+        if kind == DrainKind::Node {
+            // A box that announces its VIPs gives them up; one that routers find otherwise cannot.
+            let vips =
+                self.desired.vips().values().filter(|vip| vip.announce() && vip.nodes().contains(name));
+            affected.extend(vips.map(|vip| format!("announcement of vip {} by {name}", vip.name())));
+        }
         if matches!(kind, DrainKind::Member | DrainKind::Node) {
             for group in self.desired.groups().values() {
                 for (list, members) in [("member", group.members()), ("parent", group.parents())] {

@@ -28,14 +28,44 @@ impl<H: Host> Engine<H> {
         self.pass_time();
         self.update_targets();
         self.update_links_wanted();
+        let served = self.observed.proxy_serves();
+        let mut done = self.one_round();
+        if self.observed.proxy_serves() != served && self.made.goal.routes.is_some() {
+            // Whether a local VIP is announced depends on what the steps just did.
+            done += self.one_round();
+        }
+        self.tables.forget_unused();
+        done
+    }
+
+    fn one_round(&mut self) -> usize {
         self.remake_goal();
         self.adopt_rows();
         let steps = plan(&self.made.goal, &self.observed);
         self.counts.add("plans");
         let done = self.carry_out(&steps);
+        self.withdraw_unserved();
         self.settle(steps.len() == done && self.ids_given());
-        self.tables.forget_unused();
         done
+    }
+
+    /// Steps failed that the announced addresses need: routers are better off with another box.
+    fn withdraw_unserved(&mut self) {
+        let Some(wanted) = &self.made.goal.routes else { return };
+        let lost = self.observed.unserved(&self.made.goal);
+        let now = self.observed.routes.as_ref().unwrap_or(wanted);
+        if now.is_disjoint(&lost) {
+            return;
+        }
+        let step = Step::Withdraw(now.difference(&lost).copied().collect());
+        self.counts.add("withdrawals_unserved");
+        match self.host.apply(&step) {
+            Ok(()) => self.observed.apply(&step),
+            Err(error) => {
+                let message = format!("{step}: {}", error.message);
+                self.step_errors.push(ItemError { item: step.item(), message, retry: error.retry });
+            }
+        }
     }
 
     fn update_targets(&mut self) {
@@ -124,6 +154,8 @@ impl<H: Host> Engine<H> {
             revision_floor: self.ledger.proxy_rows().0,
             announce: self.config.announce,
             with_proxy: self.config.with_proxy,
+            speaks: self.host.speaks(),
+            proxy_serves: self.observed.proxy_serves(),
         }
     }
 

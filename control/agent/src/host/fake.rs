@@ -42,6 +42,8 @@ pub struct FakeHost {
     pub log: Vec<String>,
     /// Process id of the next proxy.
     pub next_pid: u32,
+    /// It can tell routers of addresses.
+    pub speaks: bool,
 }
 
 /// Rows of a proxy.
@@ -190,6 +192,10 @@ impl Host for FakeHost {
             Fault::Refuse(error) => Err(error),
             Fault::LoseAnswer(error) => self.carry_out(step).and(Err(error)),
         }
+    }
+
+    fn speaks(&self) -> bool {
+        self.speaks
     }
 
     fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link> {

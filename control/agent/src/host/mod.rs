@@ -76,6 +76,11 @@ pub trait Host {
     /// Why not; nothing or all of the step is in effect.
     fn apply(&mut self, step: &Step) -> Result<(), HostError>;
 
+    /// Whether routers can be told of addresses.
+    fn speaks(&self) -> bool {
+        false
+    }
+
     /// Next hops of backend addresses, as far as they are known; asks for the others.
     fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link>;
 

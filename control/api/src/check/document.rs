@@ -147,6 +147,7 @@ fn vips(raw: Vec<placement::Vip>, e: &mut Errors) -> Vec<Arc<Vip>> {
             forward,
             nodes,
             flow_idle_ms: vip.flow_idle_ms,
+            announce: vip.announce,
             balance,
         }));
     }

@@ -307,6 +307,7 @@ pub struct Vip {
     pub(super) forward: Forward,
     pub(super) nodes: BTreeSet<String>,
     pub(super) flow_idle_ms: u64,
+    pub(super) announce: bool,
     pub(super) balance: Balance,
 }
 
@@ -355,6 +356,10 @@ impl Vip {
     /// Nodes that balance it, at least one.
     pub const fn nodes(&self) -> &BTreeSet<String> {
         &self.nodes
+    }
+    /// Announced by BGP while it is healthy.
+    pub const fn announce(&self) -> bool {
+        self.announce
     }
     /// How long the previous owner of a changed slot is remembered, ms.
     pub const fn flow_idle_ms(&self) -> u64 {

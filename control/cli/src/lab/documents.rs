@@ -186,6 +186,7 @@ fn vip(vip: &super::plan::LabVip) -> Vip {
         gue: None,
         flow_idle_ms: FLOW_IDLE_MS,
         balance: Default::default(),
+        announce: false,
     }
 }
 

@@ -306,6 +306,7 @@ impl Book {
             gue: None,
             flow_idle_ms: rng.between(FLOW_IDLE_MS.0, FLOW_IDLE_MS.1),
             balance: Balance::default(),
+            announce: false,
         }
     }
 

@@ -310,6 +310,8 @@ fn name_of(step: &Step) -> &'static str {
         Step::ApplyRows { .. } => "step_apply_rows",
         Step::DrainProxy(_) => "step_drain_proxy",
         Step::StopProxy => "step_stop_proxy",
+        Step::Withdraw(_) => "step_withdraw",
+        Step::Announce(_) => "step_announce",
     }
 }
 

@@ -6,11 +6,13 @@
 
 mod admin;
 mod arp;
+mod bird;
 mod gratuitous;
 mod netlink;
 mod proxy;
 pub mod watch;
 
+pub use bird::Bird;
 pub use proxy::{OnEnd, Supervisor};
 
 use super::{Adoption, Host, HostError, Swept};
@@ -63,6 +65,8 @@ pub struct LinuxConfig {
     pub announce: Announce,
     /// Proxies; `None`: this node runs none.
     pub proxies: Option<Supervisor>,
+    /// Who tells routers of addresses; none: nobody.
+    pub bird: Option<Bird>,
     /// Raised when routes, interfaces or addresses changed.
     pub routes_dirty: watch::Dirty,
 }
@@ -266,6 +270,15 @@ impl LinuxHost {
         }
     }
 
+    fn route_step(&mut self, step: &Step) -> Result<(), HostError> {
+        let none = || HostError::lasting("the agent was started without --bird-include");
+        let bird = self.config.bird.as_mut().ok_or_else(none)?;
+        match step {
+            Step::Withdraw(routes) | Step::Announce(routes) => bird.announce(routes),
+            _ => Ok(()),
+        }
+    }
+
     fn proxy_step(&mut self, step: &Step) -> Result<(), HostError> {
         let none = || HostError::lasting("the agent was started with --no-proxy");
         let proxies = self.config.proxies.as_mut().ok_or_else(none)?;
@@ -386,6 +399,7 @@ impl Host for LinuxHost {
             netlink::addresses_marked(&[MARK_HIDDEN, MARK_ANNOUNCED]).map_err(io_error("read addresses"))?;
         let place = |a: &netlink::Addr| if a.proto == MARK_HIDDEN { Place::Hidden } else { Place::Announced };
         observed.addresses = marked.iter().map(|a| (a.address, place(a))).collect();
+        observed.routes = self.config.bird.as_ref().and_then(Bird::announced);
         observed.proxy = match &mut self.config.proxies {
             Some(proxies) => proxies.observe()?,
             None => None,
@@ -395,9 +409,11 @@ impl Host for LinuxHost {
 
     fn apply(&mut self, step: &Step) -> Result<(), HostError> {
         let result = match step.lane() {
+            _ if matches!(step, Step::Withdraw(_) | Step::Announce(_)) => self.route_step(step),
             crate::plan::Lane::Balancer => self.balancer_step(step),
             crate::plan::Lane::Addresses => self.address_step(step),
             crate::plan::Lane::Proxy => self.proxy_step(step),
+            crate::plan::Lane::Routes => Ok(()),
         };
         match &result {
             // Opening read the tables already.
@@ -412,6 +428,10 @@ impl Host for LinuxHost {
             Err(_) => {}
         }
         result
+    }
+
+    fn speaks(&self) -> bool {
+        self.config.bird.is_some()
     }
 
     fn resolve(&mut self, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, Link> {
@@ -477,6 +497,10 @@ impl Host for LinuxHost {
     fn release(&mut self) -> Vec<HostError> {
         let mut errors = Vec::new();
         let mut note = |result: Result<(), HostError>| errors.extend(result.err());
+        // Routers first: nothing comes here while the rest goes.
+        if let Some(bird) = &mut self.config.bird {
+            note(bird.announce(&BTreeSet::new()));
+        }
         if let Some(proxies) = &mut self.config.proxies {
             note(proxies.stop(true));
         }
