@@ -219,8 +219,7 @@ pub enum Through {
     /// To the backend's own address.
     #[default]
     Backend,
-    /// To the address of the pool's first VIP (by name) that this node balances, sent to this one backend as the
-    /// VIP's packets are: the path, the decapsulation and the address on the backend are proved with it.
+    /// The way of the VIP's own packets. Reserved: refused by this version, which cannot send that way.
     Vip,
 }
 

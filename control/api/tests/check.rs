@@ -287,7 +287,7 @@ fn a_health_check_has_the_fields_of_its_kind() {
         ("kind: script", "script", "is missing"),
         ("kind: script, script: ../sh", "script", "file name"),
         ("kind: script, script: .hidden", "script", "file name"),
-        ("kind: tcp, port: 80, through: vip", "through", "not there yet"),
+        ("kind: tcp, port: 80, through: vip", "through", "own address only"),
         ("kind: tcp, port: 80, jitter_percent: 51", "jitter_percent", "0..=50"),
         ("kind: tcp, port: 80, through: tunnel", "through", "unknown variant"),
     ] {

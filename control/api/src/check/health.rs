@@ -136,7 +136,7 @@ pub(super) fn check(path: &str, raw: placement::Health, e: &mut Errors) -> Optio
     strangers(path, &raw, e);
     let probe = probe(path, &raw, e)?;
     if raw.through == Through::Vip {
-        e.add(at("through"), "probes through a VIP are not there yet");
+        e.add(at("through"), "this version sends probes to the backend's own address only");
     }
     Some(Health {
         probe,
