@@ -1,7 +1,7 @@
 //! From a document written to the kernel's slot table changed: an agent with a real XDP program in a namespace.
 //!
-//! The base is nftables doing the same work: a hash over the backends in a map, the changed rule set given to
-//! `nft -f`. Its figure ends when the program does, ours when the pinned table reads differently.
+//! The base is nftables doing the same work: a hash over the source, a map from it to the backend, the changed
+//! rules given to `nft -f`. Its figure ends when the program does, ours when the pinned table reads differently.
 
 use super::Context;
 use super::process::Process;
@@ -10,7 +10,6 @@ use crate::netns::{End, Spaces};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{Array, ArrayOfMaps, Map, MapData};
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -189,20 +188,19 @@ fn slots(pins: &Path) -> Result<Slots> {
 
 /// Milliseconds that `nft -f` takes for the same change.
 fn nft_change(context: &Context, spaces: &Spaces, backends: usize, trial: usize) -> Result<f64> {
-    let mut text = String::from(
-        "table ip bench { }\ndelete table ip bench\ntable ip bench {\n map owners { type mark : ipv4_addr; elements = { ",
-    );
-    for n in 0..backends {
-        let comma = if n == 0 { "" } else { ", " };
-        // A place more or less for the backend whose weight changes.
-        let owner = if n == 2 && trial.is_multiple_of(2) { 1 } else { n };
-        // Writing into a string cannot fail.
-        let _ok = write!(text, "{comma}{n} : 10.93.{}.{}", owner / 250, owner % 250 + 1);
-    }
-    let _ok = write!(
-        text,
-        " }}; }}\n chain pre {{ type nat hook prerouting priority -100; ip daddr 10.92.0.11 tcp dport 80 dnat to \
-         jhash ip saddr . tcp sport mod {backends} map @owners; }}\n}}\n"
+    // Emptied first, so that each file is the whole rule set. A place more or less for the backend whose weight
+    // changes.
+    let owner = |n: usize| if n == 2 && trial.is_multiple_of(2) { 1 } else { n };
+    let places: Vec<String> = (0..backends)
+        .map(owner)
+        .zip(0..)
+        .map(|(o, n): (usize, usize)| format!("{n} : 10.93.{}.{}", o / 250, o % 250 + 1))
+        .collect();
+    let text = format!(
+        "table ip bench {{ }}\ndelete table ip bench\ntable ip bench {{\n chain pre {{ type nat hook prerouting \
+         priority -100;\n ip daddr 10.92.0.11 tcp dport 80 dnat to jhash ip saddr . tcp sport mod {backends} map {{ \
+         {} }}\n }}\n}}\n",
+        places.join(", ")
     );
     let path = context.tmp.path().join("l4.nft");
     std::fs::write(&path, text).context("write rules")?;

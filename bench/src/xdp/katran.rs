@@ -11,7 +11,9 @@ use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::hash::mix64;
 use std::any::Any;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
+use std::time::Instant;
 
 const PROGRAM: &str = "balancer_ingress";
 const RING: u32 = 65_537;
@@ -54,9 +56,12 @@ pub fn load(path: &Path, cpu: u32) -> Result<(ProgramFd, Box<dyn Any>)> {
 
     let vips = ebpf.map_mut("vip_map").context("not a Katran object: no map vip_map")?;
     let mut vips: HashMap<_, [u8; 20], [u8; 8]> = HashMap::try_from(vips)?;
-    for (addr, proto, number) in
-        [(&VIP4.octets()[..], 6, 0u32), (&VIP4.octets()[..], 17, 0), (&VIP6.octets()[..], 6, 1)]
-    {
+    for (addr, proto, number) in [
+        (&VIP4.octets()[..], 6, 0u32),
+        (&VIP4.octets()[..], 17, 0),
+        (&VIP6.octets()[..], 6, 1),
+        (&VIP6.octets()[..], 17, 1),
+    ] {
         let mut key = [0; 20];
         key[..addr.len()].copy_from_slice(addr);
         key[16..19].copy_from_slice(&[0, 80, proto]);
@@ -75,6 +80,36 @@ pub fn load(path: &Path, cpu: u32) -> Result<(ProgramFd, Box<dyn Any>)> {
     program.load().context("load balancer_ingress")?;
     let fd = program.fd()?.try_clone()?;
     Ok((fd, Box::new((ebpf, table))))
+}
+
+/// What the kernel says of a load of the object.
+pub struct Loaded {
+    /// Maps made, program verified and compiled, ms.
+    pub milliseconds: f64,
+    /// Instructions that the verifier went through.
+    pub instructions: u32,
+}
+
+/// Loads the object at `path` and lets it go.
+pub fn time_of_load(path: &Path) -> Result<Loaded> {
+    let started = Instant::now();
+    let mut ebpf = EbpfLoader::new().load_file(path).with_context(|| format!("load {}", path.display()))?;
+    let program: &mut Xdp = ebpf.program_mut(PROGRAM).context("no program balancer_ingress")?.try_into()?;
+    program.load().context("load balancer_ingress")?;
+    let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+    Ok(Loaded { milliseconds, instructions: program.info()?.verified_instruction_count().unwrap_or(0) })
+}
+
+/// Kernel memory of one place of a flow table of Katran's shape.
+pub fn bytes_of_a_flow() -> Result<f64> {
+    let table =
+        MapData::create(aya_obj::Map::new_from_params(LRU_HASH, 40, 16, LRU_ENTRIES, 0), "katran_lru", None);
+    let table = table.context("make Katran's flow table")?;
+    let path = format!("/proc/self/fdinfo/{}", table.fd().as_fd().as_raw_fd());
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("memlock:")).context("no memlock")?;
+    let bytes: f64 = line.trim().parse().context("memlock")?;
+    Ok(bytes / f64::from(LRU_ENTRIES))
 }
 
 fn real4(n: u8) -> [u8; 20] {

@@ -6,10 +6,13 @@
 //! Absolute figures differ twofold between machines: only ratios of one run count.
 //!
 //! * [`packets`]: the frames. * [`subject`]: harness and program under test. * [`katran`]: fills Katran's maps.
-//! * [`ours`]: fills ours. * [`run`]: rounds and rows.
+//! * [`ours`]: fills ours, in shapes. * [`run`]: rounds and rows. * [`growth`]: cost as tables grow, times, memory.
+//! * [`path`]: the whole path over two veth hops beside nftables.
 
+pub mod growth;
 pub mod katran;
 pub mod ours;
 pub mod packets;
+pub mod path;
 pub mod run;
 pub mod subject;

@@ -6,6 +6,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 pub const VIP4: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 1);
 /// IPv6 VIP, TCP port 80.
 pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfc00, 1, 0, 0, 0, 0, 0, 1);
+/// First of several IPv4 VIPs, TCP port 80; the harness varies them.
+pub const VIPS4: Ipv4Addr = Ipv4Addr::new(10, 201, 0, 0);
 const OTHER4: Ipv4Addr = Ipv4Addr::new(10, 200, 1, 99);
 const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 100, 0, 1);
 const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfc00, 2, 0, 0, 0, 0, 0, 1);
@@ -31,6 +33,10 @@ pub struct Packet {
     pub syn: bool,
     /// It is for a VIP.
     pub to_vip: bool,
+    /// IPv4 VIPs from [`VIPS4`] that take turns; 0: the frame's own.
+    pub vips: u32,
+    /// Whether the balancer encapsulates it; else it answers or passes it up as it is long.
+    pub grows: bool,
 }
 
 fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
@@ -42,10 +48,14 @@ fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 fn ipv4(dst: Ipv4Addr, proto: u8, payload: &[u8]) -> Vec<u8> {
+    ipv4_from(CLIENT4, dst, proto, payload)
+}
+
+fn ipv4_from(src: Ipv4Addr, dst: Ipv4Addr, proto: u8, payload: &[u8]) -> Vec<u8> {
     let mut ip = vec![0x45, 0];
     ip.extend((20 + payload.len() as u16).to_be_bytes());
     ip.extend([0, 0, 0x40, 0, 64, proto, 0, 0]);
-    ip.extend(CLIENT4.octets());
+    ip.extend(src.octets());
     ip.extend(dst.octets());
     let sum: u32 = ip.chunks(2).map(|c| u32::from(u16::from_le_bytes([c[0], c[1]]))).sum();
     let check = !sluice_abi::sum::fold(sum);
@@ -93,6 +103,8 @@ pub fn packets() -> Vec<Packet> {
         flows,
         syn: false,
         to_vip: true,
+        vips: 0,
+        grows: true,
     };
     let v6 = ipv6(6, &tcp(TCP_ACK));
     let datagram = ipv4(VIP4, 17, &udp());
@@ -108,5 +120,61 @@ pub fn packets() -> Vec<Packet> {
         row("v6 TCP, 64k flows", &v6, true, 1 << 16),
         row("v4 UDP, 1 flow", &datagram, false, 1),
         row("v4 UDP, 64k flows", &datagram, false, 1 << 16),
+        row("v4 UDP, 1M flows", &datagram, false, 1 << 20),
+        row("v6 TCP, 1M flows", &v6, true, 1 << 20),
+        row("v6 UDP, 64k flows", &ipv6(17, &udp()), true, 1 << 16),
+        Packet { grows: false, ..row("v4 ICMP echo", &ipv4(VIP4, 1, &echo()), false, 1) },
+        row("v4 ICMP too big, quoting a flow", &ipv4(VIP4, 1, &too_big()), false, 1),
     ]
+}
+
+/// 64k flows over several VIPs.
+pub fn over_vips(vips: u32) -> Packet {
+    Packet {
+        name: "v4 TCP, 64k flows, over VIPs",
+        frame: ipv4(VIPS4, 6, &tcp(TCP_ACK)),
+        v6: false,
+        flows: 1 << 16,
+        syn: false,
+        to_vip: true,
+        vips,
+        grows: true,
+    }
+}
+
+/// A datagram for a kernel to forward, to the IPv4 VIP. The harness varies its port and, beyond 32k flows, its
+/// source: that would break the header's checksum, which XDP programs do not look at and kernels do.
+pub fn datagram(dst_mac: [u8; 6]) -> Vec<u8> {
+    let mut frame = ipv4_from(Ipv4Addr::new(10, 100, 0, 0), VIP4, 17, &udp());
+    frame[..6].copy_from_slice(&dst_mac);
+    frame
+}
+
+fn checksummed(mut message: Vec<u8>) -> Vec<u8> {
+    let sum = message.chunks(2).map(|c| u32::from(u16::from_le_bytes([c[0], *c.get(1).unwrap_or(&0)]))).sum();
+    let check = !sluice_abi::sum::fold(sum);
+    message[2..4].copy_from_slice(&check.to_le_bytes());
+    message
+}
+
+fn echo() -> Vec<u8> {
+    let mut message = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1];
+    message.extend(b"sixteen and more bytes, even");
+    checksummed(message)
+}
+
+/// Fragmentation needed, from a router on the way to the client, about a segment that the VIP sent.
+fn too_big() -> Vec<u8> {
+    let mut message = vec![3, 4, 0, 0, 0, 0, 5, 0x78];
+    message.extend([0x45, 0, 5, 0xdc, 0, 0, 0x40, 0, 64, 6, 0, 0]);
+    message.extend(VIP4.octets());
+    message.extend(CLIENT4.octets());
+    message.extend(VIP_PORT.to_be_bytes());
+    message.extend(CLIENT_PORT.to_be_bytes());
+    message.extend([0, 0, 0, 1]);
+    let check = !sluice_abi::sum::fold(
+        message[8..28].chunks(2).map(|c| u32::from(u16::from_le_bytes([c[0], c[1]]))).sum(),
+    );
+    message[18..20].copy_from_slice(&check.to_le_bytes());
+    checksummed(message)
 }

@@ -1,10 +1,12 @@
 //! Rounds and rows.
 
+use super::ours::{self, Shape};
 use super::packets::{Packet, packets};
 use super::subject::{Does, Subject};
-use super::{katran, ours};
+use super::{growth, katran, path};
 use crate::suite::row::{Better, Case, Row};
 use anyhow::{Context as _, Result, bail};
+use sluice_loader::{Mode, Tracking};
 use std::path::PathBuf;
 
 /// What to measure.
@@ -48,13 +50,20 @@ fn subjects(options: &Options) -> Result<Vec<Subject>> {
         Subject::floor(RING, "floor_ring", 1, tcp4, Does::send)?,
         Subject::floor(LRU, "floor_lru", LRU_ENTRIES, tcp4, Does::send)?,
     ];
-    let steady = ours::balancer(false)?;
-    let fd = steady.program()?.fd()?.try_clone()?;
-    subjects.push(Subject::program(SLUICE, &fd, Box::new(steady), all, Does::balance)?);
-    let window = ours::balancer(true)?;
-    let fd = window.program()?.fd()?.try_clone()?;
-    let during: fn(&Packet) -> bool = |p| p.name.starts_with("v4 TCP,") && p.flows != 1 << 10;
-    subjects.push(Subject::program("sluice, window open", &fd, Box::new(window), during, Does::balance)?);
+    type Takes = fn(&Packet) -> bool;
+    let plain = Shape::default();
+    let during: Takes = |p| p.name.starts_with("v4 TCP,") && p.flows != 1 << 10;
+    let shapes: [(&str, Shape, Takes, fn(&Packet) -> Does); 4] = [
+        (SLUICE, plain, all, Does::balance),
+        ("sluice, window open", Shape { window: true, ..plain }, during, Does::balance),
+        ("sluice, always tracking", Shape { tracking: Tracking::Always, ..plain }, during, Does::balance),
+        ("sluice, direct return", Shape { mode: Mode::L2Direct, ..plain }, during, Does::direct),
+    ];
+    for (name, shape, takes, does) in shapes {
+        let balancer = ours::balancer(&shape)?;
+        let fd = balancer.program()?.fd()?.try_clone()?;
+        subjects.push(Subject::program(name, &fd, Box::new(balancer), takes, does)?);
+    }
     if let Some(path) = &options.katran {
         let (fd, keep) = katran::load(path, options.cpu)?;
         subjects.push(Subject::program(KATRAN, &fd, keep, all, Does::balance)?);
@@ -71,56 +80,91 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Vec<Row>> {
     let mut set = rustix::thread::CpuSet::new();
     set.set(options.cpu as usize);
     rustix::thread::sched_setaffinity(None, &set).context("run on one processor")?;
-    let mut subjects = subjects(options)?;
     let mut rows = Vec::new();
-    for packet in packets() {
-        if options.only.as_ref().is_some_and(|only| !packet.name.contains(only.as_str())) {
-            continue;
-        }
-        let case = measure(&mut subjects, &packet, options)?;
-        let bases: &[&str] = if packet.syn { &[KATRAN_NORATE, KATRAN, LRU] } else { &[KATRAN, LRU, SLUICE] };
-        for row in case.rows(GROUP, bases) {
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let mut keep = |new: Vec<Row>, say: &mut dyn FnMut(&str)| {
+        for row in new {
             say(&format!(
-                "{:24} {:22} {:8.1} ns   base {:18} {:8.1}   ratio {:.3}",
-                row.case, row.subject, row.value, row.base, row.base_value, row.ratio
+                "{:34} {:24} {:10.1} {:20} base {:18} {:8.1}   ratio {:.3}",
+                row.case, row.subject, row.value, row.unit, row.base, row.base_value, row.ratio
             ));
             rows.push(row);
+        }
+    };
+    let packets: Vec<Packet> = packets().into_iter().filter(|p| wanted(p.name)).collect();
+    if !packets.is_empty() {
+        let mut subjects = subjects(options)?;
+        for packet in packets {
+            let case = measure(packet.name, &mut subjects, |_| packet.clone(), options, say)?;
+            let bases: &[&str] =
+                if packet.syn { &[KATRAN_NORATE, KATRAN, LRU] } else { &[KATRAN, LRU, SLUICE] };
+            keep(case.rows(GROUP, bases), say);
+        }
+    }
+    for (name, part) in [("growth", growth::run as Part), ("path", path::run)] {
+        if wanted(name) {
+            match part(options, say) {
+                Ok(new) => keep(new, say),
+                Err(e) => say(&format!("note: {name} is not measured: {e:#}")),
+            }
         }
     }
     Ok(rows)
 }
 
-fn measure(subjects: &mut [Subject], packet: &Packet, options: &Options) -> Result<Case> {
-    let mut case = Case::new(packet.name, UNIT, Better::Lower);
-    let mut taking: Vec<&mut Subject> = subjects.iter_mut().filter(|s| (s.takes)(packet)).collect();
-    for subject in &mut taking {
-        subject.prepare(packet)?;
-        let answer = subject.run(packet, 1)?;
-        let does = (subject.does)(packet);
-        let length = packet.frame.len() as u32 + does.grows;
-        if (answer.verdict, answer.length) != (does.verdict, length) {
-            bail!(
-                "{} in row {}: verdict {} and {} bytes, verdict {} and {length} bytes expected",
-                subject.name,
-                packet.name,
-                answer.verdict,
-                answer.length,
-                does.verdict,
-            );
+type Part = fn(&Options, &mut dyn FnMut(&str)) -> Result<Vec<Row>>;
+
+/// One case: the subjects that take the packet, turn about; the first is the null program. `packet` gives each
+/// subject its packet, by number. A subject of others that does not do its work has no figure.
+pub(super) fn measure(
+    name: &str,
+    subjects: &mut [Subject],
+    packet: impl Fn(usize) -> Packet,
+    options: &Options,
+    say: &mut dyn FnMut(&str),
+) -> Result<Case> {
+    let mut case = Case::new(name, UNIT, Better::Lower);
+    let mut taking: Vec<(&mut Subject, Packet)> = Vec::new();
+    for (n, subject) in subjects.iter_mut().enumerate() {
+        let packet = packet(n);
+        if !(subject.takes)(&packet) {
+            continue;
         }
-        // Every flow of the row is seen twice before it counts, but for the row of ever new flows.
-        let warm = (packet.flows * 2).clamp(200_000, 4 << 20);
-        let warm = subject.run(packet, warm)?;
-        if warm.verdict != does.verdict {
-            bail!("{} in row {}: verdict {} once warm", subject.name, packet.name, warm.verdict);
+        match warm(subject, &packet) {
+            Ok(()) => taking.push((subject, packet)),
+            Err(e) if subject.name.starts_with(KATRAN) => say(&format!("note: {e:#}")),
+            Err(e) => return Err(e),
         }
     }
     for _ in 0..options.rounds {
-        let null = taking[0].run(packet, options.repeat)?.ns;
-        for subject in &taking[1..] {
+        let null = taking[0].0.run(&taking[0].1, options.repeat)?.ns;
+        for (subject, packet) in &taking[1..] {
             let answer = subject.run(packet, options.repeat)?;
             case.push(&subject.name, answer.ns - null);
         }
     }
     Ok(case)
+}
+
+/// Every flow of the row is seen twice before it counts, but for the row of ever new flows.
+fn warm(subject: &mut Subject, packet: &Packet) -> Result<()> {
+    subject.prepare(packet)?;
+    let answer = subject.run(packet, 1)?;
+    let does = (subject.does)(packet);
+    let length = packet.frame.len() as u32 + does.grows;
+    if (answer.verdict, answer.length) != (does.verdict, length) {
+        bail!(
+            "{} in row {}: verdict {} and {} bytes, verdict {} and {length} bytes expected",
+            subject.name,
+            packet.name,
+            answer.verdict,
+            answer.length,
+            does.verdict,
+        );
+    }
+    let warm = subject.run(packet, (packet.flows * 2).clamp(200_000, 4 << 20))?;
+    if warm.verdict != does.verdict {
+        bail!("{} in row {}: verdict {} once warm", subject.name, packet.name, warm.verdict);
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use aya::programs::{ProgramFd, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRun as _, TestRunOptions};
 use std::any::Any;
 
-/// Bytes of the harness's plan: five counters, one zero, 64 bytes of headers.
+/// Bytes of the harness's plan: six numbers, 64 bytes of headers.
 const PLAN: usize = 24 + 64;
 /// Odd, so that every flow is visited; scattered, so that the prefetcher does not guess.
 const STRIDE: u32 = 0x9e37_79b1;
@@ -32,9 +32,15 @@ impl Does {
         Does { verdict: XDP_TX, grows: 0 }
     }
 
+    /// Sends what is for a VIP as it is long and passes up the rest: direct return.
+    pub fn direct(packet: &Packet) -> Does {
+        Does { grows: 0, ..Does::balance(packet) }
+    }
+
     /// Encapsulates what is for a VIP and passes up the rest: the balancers.
     pub fn balance(packet: &Packet) -> Does {
         match (packet.to_vip, packet.v6) {
+            (true, _) if !packet.grows => Does::send(packet),
             (false, _) => Does { verdict: XDP_PASS, grows: 0 },
             (true, false) => Does { verdict: XDP_TX, grows: 20 },
             (true, true) => Does { verdict: XDP_TX, grows: 40 },
@@ -116,7 +122,8 @@ impl Subject {
             bail!("row {} does not fit the harness", packet.name);
         }
         let mut plan = [0u8; PLAN];
-        let words = [packet.flows - 1, STRIDE, 0, packet.frame.len() as u32, u32::from(packet.v6), 0];
+        let words =
+            [packet.flows - 1, STRIDE, 0, packet.frame.len() as u32, u32::from(packet.v6), packet.vips];
         for (place, word) in plan.chunks_mut(4).zip(words) {
             place.copy_from_slice(&word.to_ne_bytes());
         }
@@ -142,14 +149,16 @@ impl Subject {
     }
 }
 
-fn load(lru_entries: u32) -> Result<Ebpf> {
+/// The harness's object, its LRU table of `lru_entries`.
+pub fn load(lru_entries: u32) -> Result<Ebpf> {
     EbpfLoader::new()
         .map_max_entries("LRU", lru_entries)
         .load(sluice_loader::object::BENCH)
         .context("load the harness object")
 }
 
-fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+/// A program of an object by name.
+pub fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
     Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
 }
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::btf_maps::{Array, LruHashMap, ProgramArray, XskMap};
+use aya_ebpf::btf_maps::{Array, LruHashMap, PerCpuArray, ProgramArray, XskMap};
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
@@ -26,8 +26,8 @@ pub struct Plan {
     pub length: u32,
     /// 1: IPv6.
     pub v6: u32,
-    /// Zero.
-    pub pad: u32,
+    /// IPv4 VIPs from [`VIPS`] that take turns; 0: the template's.
+    pub vips: u32,
     /// The first 64 bytes, which programs may have written.
     pub head: [u64; 8],
 }
@@ -57,6 +57,8 @@ static SOCKETS: XskMap<1> = XskMap::new();
 
 /// First client address of varied flows.
 const CLIENTS4: u32 = 0x0a64_0000;
+/// First of several VIPs.
+const VIPS: u32 = 0x0ac9_0000;
 
 #[xdp]
 pub fn harness(ctx: XdpContext) -> u32 {
@@ -85,9 +87,16 @@ fn run(ctx: &XdpContext) -> Option<u32> {
         unsafe { store(data + 8 * i, p.head[i]) };
         i += 1;
     }
+    let turn = p.count.wrapping_mul(p.stride);
+    p.count = p.count.wrapping_add(1);
+    if p.vips != 0 {
+        // The high bits: those below choose the flow.
+        let vip = ((turn >> 16).wrapping_mul(p.vips)) >> 16;
+        // SAFETY: 64 bytes were checked.
+        unsafe { store(data + 30, (VIPS + vip).to_be()) };
+    }
     if p.mask != 0 {
-        let flow = p.count.wrapping_mul(p.stride) & p.mask;
-        p.count = p.count.wrapping_add(1);
+        let flow = turn & p.mask;
         let port = (1024 + (flow & 0x7fff) as u16).to_be();
         // SAFETY: 64 bytes were checked.
         unsafe {
@@ -163,6 +172,20 @@ pub fn floor_lru(ctx: XdpContext) -> u32 {
     // SAFETY: `parse` checked 54 bytes.
     unsafe { store(data, mac) };
     XDP_TX
+}
+
+/// Frames that came to [`sink`].
+#[btf_map]
+static CAME: PerCpuArray<u64, 1> = PerCpuArray::new();
+
+/// The end of a path: counts and drops.
+#[xdp]
+pub fn sink(_ctx: XdpContext) -> u32 {
+    if let Some(came) = CAME.get_ptr_mut(0) {
+        // SAFETY: this processor's own copy, valid while the program runs.
+        unsafe { *came += 1 };
+    }
+    XDP_DROP
 }
 
 /// IPv4 UDP goes to the AF_XDP socket of the queue, the rest (ARP) to the kernel.
