@@ -1,6 +1,6 @@
 //! The command line: a document by file, or its common fields by flags.
 
-use crate::config::document::{Boot, Console, Cpus, Disk, Document, Memory, Nic, OnReset, Pages, Size};
+use crate::config::document::{Api, Boot, Console, Cpus, Disk, Document, Memory, Nic, OnReset, Pages, Size};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 
@@ -58,6 +58,9 @@ pub struct Args {
     /// Serial console on a UNIX socket
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
+    /// API socket
+    #[arg(long, value_name = "SOCKET")]
+    pub api: Option<PathBuf>,
     /// Start anew when the guest resets
     #[arg(long)]
     pub restart: bool,
@@ -120,6 +123,7 @@ impl Args {
                 .into_iter()
                 .map(|tap| Nic { id: None, tap, mac: None, host_address: None })
                 .collect(),
+            api: self.api.map(|socket| Api { socket }),
             on_reset: self.restart.then_some(OnReset::Restart),
             debug_port: self.debug_port,
             ..Document::default()

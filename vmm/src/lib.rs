@@ -1,7 +1,8 @@
 //! A virtual machine monitor for KVM on x86-64: one process per VM.
 //!
 //! ```text
-//! config ── Spec ──► vm (builds, owns, takes down)
+//! config ── Spec ──► supervise ──► vm (builds, owns, takes down)
+//!                     ├─ api .................... HTTP on a UNIX socket
 //!                     ├─ memory, ram ............ guest memory, checked access
 //!                     ├─ boot ................... kernel, ACPI, CPUID, registers
 //!                     ├─ vcpu, exits ............ a pinned thread per vCPU
@@ -12,6 +13,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod args;
 pub mod boot;
 pub mod config;
@@ -21,6 +23,7 @@ pub mod layout;
 pub mod memory;
 pub mod pci;
 pub mod ram;
+pub mod supervise;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod threads;

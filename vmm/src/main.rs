@@ -4,11 +4,11 @@
 
 use clap::Parser;
 use sluice_vmm::args::Args;
-use sluice_vmm::config::{self, ConfigError, OnReset, Spec};
+use sluice_vmm::config::{self, ConfigError, Spec};
+use sluice_vmm::supervise;
 use sluice_vmm::vcpu::Outcome;
-use sluice_vmm::vm::Vm;
+use sluice_vmm::vm::VmError;
 use std::process::ExitCode;
-use std::time::Duration;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -45,36 +45,21 @@ fn spec(args: Args) -> Result<Spec, ConfigError> {
     }
 }
 
-/// Runs the VM, and again after a reset where the document says so.
-fn run(spec: &Spec, stats: bool) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    loop {
-        let vm = Vm::create(spec)?;
-        vm.run();
-        let outcome = loop {
-            if let Some(outcome) = vm.wait(Duration::from_secs(3600)) {
-                break outcome;
-            }
-        };
-        if stats {
-            let counters: serde_json::Map<_, _> =
-                vm.counters().into_iter().map(|(name, n)| (name, n.into())).collect();
-            eprintln!("{}", serde_json::Value::Object(counters));
-        }
-        let text = vm.debug_text();
-        drop(vm);
-        if !text.is_empty() {
-            print!("{text}");
-        }
-        return Ok(match outcome {
-            Outcome::PowerOff => ExitCode::SUCCESS,
-            Outcome::Reset if spec.on_reset() == OnReset::Restart => continue,
-            Outcome::Reset => ExitCode::SUCCESS,
-            Outcome::DebugExit(code) => ExitCode::from(code),
-            Outcome::Crashed(reason) => {
-                eprintln!("sluice-vmm: {}: the guest crashed: {reason}", spec.name());
-                ExitCode::from(CRASHED)
-            }
-            Outcome::Stopped => ExitCode::from(STOPPED),
-        });
+fn run(spec: &Spec, stats: bool) -> Result<ExitCode, VmError> {
+    let ended = supervise::run(spec)?;
+    if stats {
+        let counters: serde_json::Map<_, _> =
+            ended.counters.into_iter().map(|(name, n)| (name, n.into())).collect();
+        eprintln!("{}", serde_json::Value::Object(counters));
     }
+    print!("{}", ended.debug_text);
+    Ok(match ended.outcome {
+        Outcome::PowerOff | Outcome::Reset => ExitCode::SUCCESS,
+        Outcome::DebugExit(code) => ExitCode::from(code),
+        Outcome::Crashed(reason) => {
+            eprintln!("sluice-vmm: {}: the guest crashed: {reason}", spec.name());
+            ExitCode::from(CRASHED)
+        }
+        Outcome::Stopped => ExitCode::from(STOPPED),
+    })
 }

@@ -98,7 +98,9 @@ struct Thread {
 pub struct Vcpus {
     threads: Vec<Thread>,
     gate: Arc<Gate>,
-    outcomes: Receiver<Outcome>,
+    outcomes: Mutex<Receiver<Option<Outcome>>>,
+    /// Keeps the channel open, and wakes who waits for an outcome by `None`.
+    said: Sender<Option<Outcome>>,
     kicks: AtomicU64,
 }
 
@@ -133,8 +135,13 @@ impl Vcpus {
             attention: AtomicBool::new(true),
         });
         let (said, outcomes) = channel();
-        let mut all =
-            Self { threads: Vec::with_capacity(vcpus.len()), gate, outcomes, kicks: AtomicU64::new(0) };
+        let mut all = Self {
+            threads: Vec::with_capacity(vcpus.len()),
+            gate,
+            outcomes: Mutex::new(outcomes),
+            said: said.clone(),
+            kicks: AtomicU64::new(0),
+        };
         for (id, fd) in vcpus.into_iter().enumerate() {
             let thread = all.spawn(id, fd, pin.get(id).copied(), machine.clone(), said.clone())?;
             all.threads.push(thread);
@@ -148,7 +155,7 @@ impl Vcpus {
         fd: VcpuFd,
         cpu: Option<u32>,
         machine: Machine,
-        said: Sender<Outcome>,
+        said: Sender<Option<Outcome>>,
     ) -> Result<Thread, VcpuError> {
         let exits = Arc::new(Exits::default());
         let (gate, counters) = (self.gate.clone(), exits.clone());
@@ -160,7 +167,7 @@ impl Vcpus {
             let _ = ready.send(bound);
             if go {
                 // The receiver is gone only when nobody wants to know any more.
-                let _ = said.send(run(fd, &machine, &gate, &counters));
+                let _ = said.send(Some(run(fd, &machine, &gate, &counters)));
             }
         };
         let handle = builder.spawn(run).map_err(|error| VcpuError::Thread { vcpu: id, error })?;
@@ -221,9 +228,14 @@ impl Vcpus {
         }
     }
 
-    /// The first outcome, if there is one within `timeout`.
+    /// The first outcome, if there is one within `timeout` and before [`Self::wake`].
     pub fn outcome(&self, timeout: Duration) -> Option<Outcome> {
-        self.outcomes.recv_timeout(timeout).ok()
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(timeout).ok().flatten()
+    }
+
+    /// Wakes who waits for an outcome.
+    pub fn wake(&self) {
+        let _ = self.said.send(None);
     }
 
     /// Exit counters of each.

@@ -155,10 +155,19 @@ impl Vm {
         self.lock().clone()
     }
 
-    /// Created or Paused → Running. False from elsewhere.
+    /// Created → Running. False from elsewhere.
     pub fn run(&self) -> bool {
+        self.open_from(&State::Created)
+    }
+
+    /// Paused → Running. False from elsewhere.
+    pub fn resume(&self) -> bool {
+        self.open_from(&State::Paused)
+    }
+
+    fn open_from(&self, from: &State) -> bool {
         let mut state = self.lock();
-        let ok = matches!(*state, State::Created | State::Paused);
+        let ok = *state == *from;
         if ok {
             *state = State::Running;
             self.vcpus.open();
@@ -189,11 +198,25 @@ impl Vm {
         if ok {
             self.vcpus.hold();
             *state = State::Ended(Outcome::Stopped);
+            self.vcpus.wake();
         }
         ok
     }
 
-    /// Waits for the end, at most `timeout`.
+    /// Lets [`Self::wait`] return early.
+    pub fn wake(&self) {
+        self.vcpus.wake();
+    }
+
+    /// Names of the devices.
+    pub fn devices(&self) -> Vec<String> {
+        let name = |d: &Arc<Mutex<VirtioPci>>| {
+            d.lock().unwrap_or_else(PoisonError::into_inner).device().name().to_owned()
+        };
+        self.devices.iter().map(name).collect()
+    }
+
+    /// Waits for the end, at most `timeout` or until [`Self::wake`].
     pub fn wait(&self, timeout: Duration) -> Option<Outcome> {
         let outcome = self.vcpus.outcome(timeout);
         let mut state = self.lock();

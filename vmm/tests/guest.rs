@@ -117,7 +117,7 @@ fn a_vm_is_paused_resumed_and_stopped() {
         let exits: u64 = exits(&vm);
         std::thread::sleep(Duration::from_millis(5));
         assert_eq!((vm.debug_text(), exits), (said, self::exits(&vm)), "a paused guest does nothing");
-        assert!(vm.run());
+        assert!(!vm.run() && vm.resume() && !vm.resume());
     }
     assert!(vm.stop() && !vm.stop() && !vm.run());
     assert_eq!(vm.state(), State::Ended(Outcome::Stopped));

@@ -57,6 +57,14 @@ pub enum Output {
     Tui,
 }
 
+/// What to do with a virtual machine.
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Run one until it ends (arguments go to `sluice-vmm`): `sluice vm run --kernel vmlinux --console`.
+    #[command(disable_help_flag = true)]
+    Run(PassThrough),
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -66,6 +74,12 @@ pub enum Command {
     /// Start a caching reverse proxy (arguments go to `sluice-proxy`): `sluice proxy --listen ADDR --to URL`.
     #[command(disable_help_flag = true)]
     Proxy(PassThrough),
+    /// Virtual machines.
+    Vm {
+        /// What to do.
+        #[command(subcommand)]
+        command: VmCommand,
+    },
     /// Start a whole site in network namespaces and drive traffic through it.
     Lab(LabArgs),
     /// Give the agent one or more placement documents.

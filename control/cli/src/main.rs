@@ -15,7 +15,7 @@ mod programs;
 mod table;
 mod veth_pass;
 
-use args::{Cli, Command};
+use args::{Cli, Command, VmCommand};
 use clap::{CommandFactory, Parser};
 use exit::CommandResult;
 use std::process::ExitCode;
@@ -42,6 +42,7 @@ async fn dispatch(cli: Cli) -> CommandResult {
     match &cli.command {
         Command::Run(pass) => programs::become_sibling("sluice-agent", &pass.args),
         Command::Proxy(pass) => programs::become_sibling("sluice-proxy", &pass.args),
+        Command::Vm { command: VmCommand::Run(pass) } => programs::become_sibling("sluice-vmm", &pass.args),
         Command::Lab(args) => lab::run(args, &cli.global).await,
         Command::Apply(args) => commands::apply::apply(args, &cli.global).await,
         Command::Diff(args) => commands::apply::diff(args, &cli.global).await,

@@ -45,8 +45,13 @@ pub fn check(document: Document) -> Result<Spec> {
     if devices > MAX_DEVICES {
         return refuse("disks", format!("{devices} devices in all, at most {MAX_DEVICES}"));
     }
+    let api = document.api.map(|api| api.socket);
     let mut sockets = BTreeSet::new();
-    let named = [("serial.unix", unix_path(&serial)), ("console.unix", unix_path(&console))];
+    let named = [
+        ("serial.unix", unix_path(&serial)),
+        ("console.unix", unix_path(&console)),
+        ("api.socket", api.as_deref()),
+    ];
     for (field, path) in named.into_iter().filter_map(|(field, path)| Some((field, path?))) {
         check_socket(field, path)?;
         if !sockets.insert(path.to_owned()) {
@@ -63,6 +68,7 @@ pub fn check(document: Document) -> Result<Spec> {
         disks,
         nics,
         rng,
+        api,
         on_reset: match document.on_reset {
             Some(document::OnReset::Restart) => OnReset::Restart,
             Some(document::OnReset::Exit) | None => OnReset::Exit,
@@ -292,13 +298,13 @@ mod tests {
         let yaml = "name: web\ncpus: {count: 2, pin: [2, 3], dedicated: true}\nmemory: {size: 1G, pages: 2M, node: 0}\n\
                     boot: {kernel: /k, initrd: /i, cmdline: quiet}\nserial: stdio\nconsole: !unix /c\n\
                     disks: [{path: /d}, {id: log, path: /e, read_only: true, direct: false}]\n\
-                    nics: [{tap: t0, mac: '02:00:00:00:00:01', host_address: 10.0.0.1/24}]\non_reset: restart\n";
+                    nics: [{tap: t0, mac: '02:00:00:00:00:01', host_address: 10.0.0.1/24}]\napi: {socket: /a}\non_reset: restart\n";
         let spec = parse(yaml).unwrap();
         assert_eq!((spec.memory.pages, spec.disks[1].id.as_str()), (Pages::Huge2M, "log"));
         let json = r#"{"name":"web","cpus":{"count":2,"pin":[2,3],"dedicated":true},"memory":{"size":1073741824,"pages":"2M","node":0},
             "boot":{"kernel":"/k","initrd":"/i","cmdline":"quiet"},"serial":"stdio","console":{"unix":"/c"},
             "disks":[{"path":"/d"},{"id":"log","path":"/e","read_only":true,"direct":false}],
-            "nics":[{"tap":"t0","mac":"02:00:00:00:00:01","host_address":"10.0.0.1/24"}],"on_reset":"restart"}"#;
+            "nics":[{"tap":"t0","mac":"02:00:00:00:00:01","host_address":"10.0.0.1/24"}],"api":{"socket":"/a"},"on_reset":"restart"}"#;
         assert_eq!(parse(json).unwrap(), spec);
     }
 
@@ -338,6 +344,7 @@ mod tests {
             ("serial: stdio\nconsole: stdio\n", "console"),
             ("serial: !unix /s\nconsole: !unix /s\n", "console.unix"),
             ("serial: telnet\n", "serial"),
+            ("api: {socket: ''}\n", "api.socket"),
             ("on_reset: maybe\n", "on_reset"),
         ] {
             let text = if text.contains("boot") || field == "document" {

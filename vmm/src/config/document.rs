@@ -30,6 +30,8 @@ pub struct Document {
     pub nics: Vec<Nic>,
     /// An entropy device. Default true.
     pub rng: Option<bool>,
+    /// The API.
+    pub api: Option<Api>,
     /// What a reset by the guest does. Default `exit`.
     pub on_reset: Option<OnReset>,
     /// Ports of the test guest: text and exit code. Default false.
@@ -149,6 +151,14 @@ pub struct Nic {
     pub mac: Option<String>,
     /// Address of the host's end, as `10.0.0.1/24`; the interface is brought up with it.
     pub host_address: Option<String>,
+}
+
+/// The API.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    /// Socket, made with mode 0600.
+    pub socket: PathBuf,
 }
 
 /// What a reset does.

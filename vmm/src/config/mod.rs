@@ -10,7 +10,7 @@ pub mod size;
 pub use check::check;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Most vCPUs: local APIC ids are 8 bits wide in the tables that every guest reads, 255 is the broadcast.
 pub const MAX_CPUS: u32 = 254;
@@ -56,6 +56,7 @@ pub struct Spec {
     pub(crate) disks: Vec<Disk>,
     pub(crate) nics: Vec<Nic>,
     pub(crate) rng: bool,
+    pub(crate) api: Option<PathBuf>,
     pub(crate) on_reset: OnReset,
     pub(crate) debug_port: bool,
 }
@@ -64,6 +65,16 @@ impl Spec {
     /// The VM's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The API socket, if one is asked for.
+    pub fn api(&self) -> Option<&Path> {
+        self.api.as_deref()
+    }
+
+    /// Host CPUs of everything that is no vCPU; empty: any.
+    pub fn housekeeping(&self) -> &[u32] {
+        &self.cpus.housekeeping
     }
 
     /// Number of vCPUs.
