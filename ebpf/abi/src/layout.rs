@@ -47,8 +47,14 @@ pub mod proto {
     pub const UDP: u8 = 17;
     /// IPv6 in IP.
     pub const IPV6: u8 = 41;
+    /// Hop-by-hop options of IPv6.
+    pub const IPV6_HOP_BY_HOP: u8 = 0;
+    /// Routing header of IPv6.
+    pub const IPV6_ROUTING: u8 = 43;
     /// Fragment header of IPv6.
     pub const IPV6_FRAGMENT: u8 = 44;
+    /// Destination options of IPv6.
+    pub const IPV6_DESTINATION: u8 = 60;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
 
@@ -58,6 +64,18 @@ pub mod proto {
     pub const fn is_ipv6_extension(next: u8) -> bool {
         matches!(next, 0 | 43 | 50 | 51 | 60 | 135 | 139 | 140)
     }
+}
+
+/// IPv4 options that are looked for (RFC 791 section 3.1).
+pub mod ip_option {
+    /// End of the list.
+    pub const END: u8 = 0;
+    /// One byte of nothing.
+    pub const NOTHING: u8 = 1;
+    /// Loose source and record route.
+    pub const LOOSE_ROUTE: u8 = 131;
+    /// Strict source and record route.
+    pub const STRICT_ROUTE: u8 = 137;
 }
 
 /// Forwarding modes, [`VipValue::mode`].

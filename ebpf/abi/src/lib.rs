@@ -7,6 +7,7 @@
 //! * [`layout`]: keys and values of the maps.
 //! * [`hash`]: flow hash, Maglev slot, bucket and tag.
 //! * [`flow`]: one flow entry in 64 bits, and its clock.
+//! * [`fragment`]: one datagram in pieces in 128 bits, and its clock.
 //! * [`icmp`]: limits of the ICMP messages the programs make.
 //! * [`slot`]: current and previous owner of a Maglev slot in 32 bits.
 //! * [`probe`]: maps and marks of health checks sent the way of a VIP.
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod icmp;
 pub mod layout;

@@ -49,7 +49,7 @@ named! {
     BadIpHeader = 2, "bad_ip_header";
     /// A length field says more than the frame holds, or less than its own header.
     BadLength = 3, "bad_length";
-    /// An IP fragment for an address that only forwards: ports are not in every fragment.
+    /// A fragment of neither TCP nor UDP, or for a VIP whose mode cannot carry fragments.
     Fragment = 4, "fragment";
     /// TTL or hop limit would reach 0 here.
     TtlExpired = 5, "ttl_expired";
@@ -57,7 +57,7 @@ named! {
     BadTcpHeader = 6, "bad_tcp_header";
     /// SYN together with FIN or RST.
     BadTcpFlags = 7, "bad_tcp_flags";
-    /// IPv6 extension header before TCP or UDP.
+    /// IPv6 extension headers that do not lead to TCP or UDP, or only by a chain too long to walk.
     Ipv6Extension = 8, "ipv6_extension";
     /// The slot has no owner, or its owner is not in the backend table.
     NoBackend = 9, "no_backend";
@@ -79,6 +79,14 @@ named! {
     DecapUnknownVip = 17, "decap_unknown_vip";
     /// An echo request for a VIP beyond what this processor answers a second.
     EchoLimited = 46, "echo_limited";
+    /// A later fragment whose first one was not seen here lately.
+    FragmentUnknown = 47, "fragment_unknown";
+    /// A first fragment without the whole TCP or UDP header (RFC 1858, RFC 7112).
+    FragmentTiny = 48, "fragment_tiny";
+    /// A later fragment that lies over the TCP header of the first (RFC 3128).
+    FragmentOverlap = 49, "fragment_overlap";
+    /// A packet on a route of its sender's choice: IPv4 source-route option, IPv6 routing header with segments left.
+    SourceRoute = 50, "source_route";
 }
 
 named! {
@@ -112,6 +120,12 @@ named! {
     TooBigLimited = 41, "too_big_limited";
     /// An echo request for a VIP answered here.
     EchoAnswered = 42, "echo_answered";
+    /// A first fragment forwarded; those that follow go where it went.
+    FragmentFirst = 43, "fragment_first";
+    /// A later fragment sent where the first one went.
+    FragmentFollowed = 44, "fragment_followed";
+    /// A datagram of which more may come gave way to another.
+    FragmentEvicted = 45, "fragment_evicted";
 }
 
 #[cfg(test)]

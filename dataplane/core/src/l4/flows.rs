@@ -20,6 +20,7 @@
 //! another flow is forwarded to its owner without an entry (`flow_untracked`) and would move when the window
 //! closes.
 
+use super::fragment::Fragments;
 use sluice_abi::BUCKET_ENTRIES;
 use sluice_abi::flow::Entry;
 use sluice_abi::hash::bucket_of;
@@ -52,13 +53,19 @@ pub struct FlowTable {
     buckets: Vec<[Entry; BUCKET_ENTRIES]>,
     /// Units of silence after which an entry is dead.
     pub idle_units: u32,
+    /// Datagrams in pieces: a table of its own beside the flows'.
+    pub fragments: Fragments,
 }
 
 impl FlowTable {
     /// An empty table of `buckets`, a power of two.
     pub fn new(buckets: u32, idle_units: u32) -> Self {
         assert!(buckets.is_power_of_two(), "{buckets} buckets is not a power of two");
-        FlowTable { buckets: vec![[Entry(0); BUCKET_ENTRIES]; buckets as usize], idle_units }
+        FlowTable {
+            buckets: vec![[Entry(0); BUCKET_ENTRIES]; buckets as usize],
+            idle_units,
+            fragments: Fragments::default(),
+        }
     }
 
     /// Live entries.

@@ -2,6 +2,7 @@
 
 pub mod decap;
 pub mod flows;
+pub mod fragment;
 pub mod gue;
 mod icmp;
 pub mod maglev;

@@ -4,8 +4,7 @@
 //! rules. Shared with it are only layouts, hashes and checksum arithmetic of `sluice-abi`.
 
 use super::flows::{FlowTable, Owner, Tracking};
-use super::gue;
-use super::icmp;
+use super::{fragment, gue, icmp};
 use sluice_abi::hash::{flow_hash4, flow_hash6, outer_entropy, slot_of};
 use sluice_abi::layout::{
     AddrValue, BackendValue, OUTER_TTL, VipKey4, VipKey6, VipValue, backend_flag, mode, proto, vip_flag,
@@ -34,6 +33,8 @@ pub struct Tables {
     pub backends: BTreeMap<u16, BackendValue>,
     /// Interface the frames arrive on.
     pub ifindex: u32,
+    /// Secret of the group.
+    pub secret: u64,
 }
 
 /// What becomes of a frame.
@@ -62,6 +63,9 @@ pub(super) struct Parsed {
 
 /// Decides a frame. `now` is in units of [`sluice_abi::flow::units`].
 pub fn decide(tables: &Tables, flows: &mut FlowTable, now: u64, frame: &[u8]) -> Verdict {
+    if let Some(verdict) = fragment::decide(tables, flows, now, tables.secret, frame) {
+        return verdict;
+    }
     if let Some(verdict) = icmp::decide(tables, flows, frame) {
         return verdict;
     }
@@ -69,13 +73,25 @@ pub fn decide(tables: &Tables, flows: &mut FlowTable, now: u64, frame: &[u8]) ->
         Ok(parsed) => parsed,
         Err(verdict) => return verdict,
     };
-    let id = parsed.vip.id;
-    let Some(slots) = tables.slots.get(&id) else { return Verdict::Drop(id, DropReason::NoTable) };
+    match owner(tables, flows, now, &parsed) {
+        Ok(owner) => send(tables, &parsed, owner, frame),
+        Err(reason) => Verdict::Drop(parsed.vip.id, reason),
+    }
+}
+
+/// The backend of a packet's flow.
+pub(super) fn owner(
+    tables: &Tables,
+    flows: &mut FlowTable,
+    now: u64,
+    parsed: &Parsed,
+) -> Result<u16, DropReason> {
+    let slots = tables.slots.get(&parsed.vip.id).ok_or(DropReason::NoTable)?;
     let slot = slots[slot_of(parsed.hash) as usize];
     let tracking = tracking(&parsed.vip);
     match flows.owner(tracking, parsed.hash, slot, parsed.syn, now, |b| alive(tables, b)) {
-        Owner::Full => Verdict::Drop(id, DropReason::FlowTableFull),
-        Owner::Backend(owner) => send(tables, &parsed, owner, frame),
+        Owner::Full => Err(DropReason::FlowTableFull),
+        Owner::Backend(owner) => Ok(owner),
     }
 }
 
@@ -242,9 +258,6 @@ fn parse4(tables: &Tables, ip: &[u8]) -> Result<Parsed, Verdict> {
     if ip[0] >> 4 != 4 || header < 20 {
         return refuse(DropReason::BadIpHeader);
     }
-    if be16(ip, 6) & 0x3fff != 0 {
-        return refuse(DropReason::Fragment);
-    }
     if ip[9] != proto::TCP && ip[9] != proto::UDP {
         return Err(Verdict::Pass);
     }
@@ -275,8 +288,6 @@ fn parse6(tables: &Tables, ip: &[u8]) -> Result<Parsed, Verdict> {
     }
     match ip[6] {
         proto::TCP | proto::UDP => {}
-        proto::IPV6_FRAGMENT => return refuse(DropReason::Fragment),
-        next if proto::is_ipv6_extension(next) => return refuse(DropReason::Ipv6Extension),
         _ => return Err(Verdict::Pass),
     }
     if ip.len() < 48 {
@@ -308,7 +319,7 @@ pub(super) fn forwarded(row: Option<&VipValue>) -> Result<VipValue, Verdict> {
 
 /// Whether the segment begins a flow. `payload` is what the IP header claims, `l4` what the frame holds, which
 /// is at least 8 bytes.
-fn transport(payload: &[u8], l4: &[u8], protocol: u8) -> Result<bool, DropReason> {
+pub(super) fn transport(payload: &[u8], l4: &[u8], protocol: u8) -> Result<bool, DropReason> {
     if protocol == proto::UDP {
         let length = usize::from(be16(l4, 4));
         return if (8..=payload.len()).contains(&length) { Ok(false) } else { Err(DropReason::BadLength) };
@@ -320,7 +331,11 @@ fn transport(payload: &[u8], l4: &[u8], protocol: u8) -> Result<bool, DropReason
     if header < 20 || header > payload.len() {
         return Err(DropReason::BadTcpHeader);
     }
-    let flags = payload[13];
+    begins(payload[13])
+}
+
+/// Whether these TCP flags begin a flow.
+pub(super) fn begins(flags: u8) -> Result<bool, DropReason> {
     let (fin, syn, rst, ack) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
     if syn && (fin || rst) {
         return Err(DropReason::BadTcpFlags);

@@ -68,7 +68,7 @@ fn sweep(world: &mut World) -> &'static str {
     loop {
         let before = kernel_clock();
         world.balancer.sweep().unwrap();
-        world.flows.sweep(before);
+        world.flows.sweep(before.0);
         if before == kernel_clock() {
             break;
         }

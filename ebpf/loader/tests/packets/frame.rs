@@ -40,7 +40,7 @@ pub fn ethernet(ether_type: u16, payload: &[u8]) -> Vec<u8> {
 }
 
 /// RFC 1071 over whole words, as written there.
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub fn checksum(bytes: &[u8]) -> [u8; 2] {
     let mut sum: u32 = bytes.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);

@@ -6,6 +6,7 @@
 //! `SLUICE_FRAMES=dir` writes the frames of the balancer's table there, for the corpus of the fuzz target `frame`.
 
 mod balance;
+mod fragment;
 mod frame;
 mod gue;
 mod icmp;

@@ -195,7 +195,8 @@ fn insert(bucket: *mut Bucket, entry: Entry, now: u64, idle: u32) -> Insert {
         let score = rank(read(bucket, i), now, idle as u64) << 3 | i as u64;
         let behind = best.wrapping_sub(score);
         best = best.wrapping_sub(behind.wrapping_mul(top_bit(behind)));
-        i += 1;
+        // Not a number the compiler can follow: unrolled, the loop would take a third of the stack there is.
+        i = opaque(i as u32 + 1) as usize;
     }
     let best = opaque(best as u32);
     if best < 8 {

@@ -1,9 +1,10 @@
 //! The last step: rewrite or encapsulate, and send.
 
 use crate::gue;
-use crate::maps::{BACKENDS, DEVS, count_traffic, drop_for};
+use crate::maps::{BACKENDS, DEVS, VIP_ROWS, count_traffic, drop_for};
 use crate::too_big::too_big;
 use aya_ebpf::bindings::xdp_action::XDP_TX;
+use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use sluice_abi::hash::outer_entropy;
@@ -68,6 +69,34 @@ pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32, hit: b
         Ok(verdict) => verdict,
         Err(_) => drop_for(vip.id, DropReason::BackendUnreachable as u32),
     }
+}
+
+/// What [`hand_on`] returns when there is no such VIP any more.
+pub const VIP_GONE: u32 = u32::MAX;
+
+/// [`forward`] for packets off the steady path: one copy of it, verified by itself. `shape`: [`shape`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn hand_on(ctx: *mut xdp_md, vip: u32, backend: u32, hash: u64, shape: u64) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    let ip = start(&ctx) + ETH_LEN;
+    let v6 = shape >> 32 & 1 != 0;
+    if ip + IPV4_LEN > end(&ctx) || (v6 && ip + IPV6_LEN > end(&ctx)) {
+        return VIP_GONE;
+    }
+    match VIP_ROWS.get(vip) {
+        Some(row) if row.value.id == vip => {
+            let packet = Packet { ip, hash, ip_len: shape as u32, v6 };
+            forward(&ctx, &row.value, packet, backend, shape >> 33 & 1 != 0)
+        }
+        _ => VIP_GONE,
+    }
+}
+
+/// Length and family of an IP packet, and whether its flow's entry named the backend, in one word.
+#[inline(always)]
+pub fn shape(ip_len: u32, v6: bool, hit: bool) -> u64 {
+    ip_len as u64 | (v6 as u64) << 32 | (hit as u64) << 33
 }
 
 /// Largest IP packet of a client that fits the way to the backend.

@@ -4,7 +4,7 @@
 //! Cold: no function here is on the way of a TCP or UDP packet that is forwarded. What is made here is bounded a
 //! processor and a second ([`sluice_abi::icmp`]).
 
-use crate::forward::{Packet, forward};
+use crate::forward::{Packet, VIP_GONE, hand_on, shape};
 use crate::maps::{REPLIES, count_event, drop_for};
 use crate::{IPV4_MIN, IPV6_LEN, addr_row, bad, flow, maps, vips};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
@@ -56,7 +56,8 @@ fn pass() -> u32 {
 
 /// ICMP to any IPv4 address, not fragmented.
 #[inline(never)]
-pub fn icmp4(ctx: *mut xdp_md) -> u32 {
+#[unsafe(no_mangle)]
+pub extern "C" fn icmp4(ctx: *mut xdp_md) -> u32 {
     let Some((vip, forwards_only)) = addr_row(ctx) else { return XDP_PASS };
     let ctx = XdpContext::new(ctx);
     let (data, data_end) = (start(&ctx), end(&ctx));
@@ -163,7 +164,7 @@ fn steer4(ctx: &XdpContext, id: u32, forwards_only: u32, ip: usize, l4: usize, r
     // SAFETY: 8 bytes at `ports` were checked.
     let (vip_port, client_port): (u16, u16) = unsafe { (load(ports), load(ports + 2)) };
     let key = Key { lo: vip_addr as u64, hi: 0, ports: port_word(vip_port, protocol, IPV4) };
-    let Some(vip) = vips::find(key) else { return pass() };
+    let Some(vip) = vips::find_cold(key) else { return pass() };
     let hash = flow_hash4(vip.seed, client, client_port);
     send(ctx, vip, Packet { ip, hash, ip_len: room + distance(l4, ip), v6: false })
 }
@@ -182,7 +183,10 @@ fn send(ctx: &XdpContext, vip: &VipValue, packet: Packet) -> u32 {
     if (slot.previous() & history) as u32 | always != 0 {
         owner = flow::owner_of(packet.hash, slot.0);
     }
-    let verdict = forward(ctx, vip, packet, owner, false);
+    let verdict = hand_on(ctx.ctx, vip.id, owner, packet.hash, shape(packet.ip_len, packet.v6, false));
+    if verdict == VIP_GONE {
+        return pass();
+    }
     if verdict != XDP_DROP {
         count_event(Event::IcmpSteered as u32);
     }
@@ -191,7 +195,8 @@ fn send(ctx: &XdpContext, vip: &VipValue, packet: Packet) -> u32 {
 
 /// ICMPv6 to any address, directly behind the IPv6 header.
 #[inline(never)]
-pub fn icmp6(ctx: *mut xdp_md) -> u32 {
+#[unsafe(no_mangle)]
+pub extern "C" fn icmp6(ctx: *mut xdp_md) -> u32 {
     let Some((vip, forwards_only)) = addr_row(ctx) else { return XDP_PASS };
     let ctx = XdpContext::new(ctx);
     let (data, data_end) = (start(&ctx), end(&ctx));
@@ -274,7 +279,7 @@ fn steer6(ctx: &XdpContext, id: u32, forwards_only: u32, ip: usize, room: u32) -
     let (client_lo, client_hi, vip_port, client_port): (u64, u64, u16, u16) =
         unsafe { (load(quote + 24), load(quote + 32), load(ports), load(ports + 2)) };
     let key = Key { lo: vip_lo, hi: vip_hi, ports: port_word(vip_port, next, IPV6) };
-    let Some(vip) = vips::find(key) else { return pass() };
+    let Some(vip) = vips::find_cold(key) else { return pass() };
     let hash = flow_hash6(vip.seed, client_lo, client_hi, client_port);
     send(ctx, vip, Packet { ip, hash, ip_len: room + IPV6_LEN as u32, v6: true })
 }

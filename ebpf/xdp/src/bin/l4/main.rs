@@ -20,9 +20,11 @@
 
 mod flow;
 mod forward;
+mod fragment;
 mod icmp;
 mod gue;
 mod maps;
+mod options;
 mod too_big;
 mod vips;
 
@@ -73,12 +75,19 @@ pub fn sluice_l4(ctx: XdpContext) -> u32 {
 fn ipv4(ctx: &XdpContext, ip: usize, data_end: usize) -> u32 {
     // SAFETY: 20 bytes at `ip` were checked.
     let (vihl, fragment, protocol): (u8, u16, u8) = unsafe { (load(ip), load(ip + 6), load(ip + 9)) };
-    let header = ((vihl & 0x0f) as usize) << 2;
-    if vihl >> 4 != 4 || header < IPV4_MIN {
-        return refuse(ctx.ctx, DropReason::BadIpHeader as u32);
+    let mut header = IPV4_MIN;
+    if vihl != 0x45 {
+        header = ((vihl & 0x0f) as usize) << 2;
+        if vihl >> 4 != 4 || header < IPV4_MIN {
+            return refuse(ctx.ctx, DropReason::BadIpHeader as u32);
+        }
+        let reason = options::judge_options(ctx.ctx);
+        if reason != 0 {
+            return refuse(ctx.ctx, reason);
+        }
     }
     if fragment & FRAGMENT != 0 {
-        return refuse(ctx.ctx, DropReason::Fragment as u32);
+        return fragment::fragment4(ctx.ctx);
     }
     if protocol != proto::TCP && protocol != proto::UDP {
         return if protocol == proto::ICMP { icmp::icmp4(ctx.ctx) } else { XDP_PASS };
@@ -171,6 +180,12 @@ fn transport(l4: usize, data_end: usize, room: u32, protocol: u8) -> u32 {
     if header < TCP_MIN as u32 || header > room {
         return DropReason::BadTcpHeader as u32;
     }
+    tcp_begins(flags)
+}
+
+/// As [`transport`], from the flags alone.
+#[inline(always)]
+fn tcp_begins(flags: u8) -> u32 {
     if flags & TCP_SYN == 0 {
         return 0;
     }
@@ -182,23 +197,30 @@ fn transport(l4: usize, data_end: usize, room: u32, protocol: u8) -> u32 {
 
 #[inline(always)]
 fn deliver(ctx: &XdpContext, vip: &VipValue, syn: u32, packet: Packet) -> u32 {
+    match owner_of(vip, syn, packet.hash) {
+        Ok((owner, hit)) => forward(ctx, vip, packet, owner, hit),
+        Err(reason) => drop_for(vip.id, reason),
+    }
+}
+
+/// Backend id for a packet of a flow, and whether its entry said so; `Err`: a drop reason.
+#[inline(always)]
+fn owner_of(vip: &VipValue, syn: u32, hash: u64) -> Result<(u32, bool), u32> {
     // What the flow table is asked, and of which slots.
     let (mut always, mut history) = (0, u16::MAX);
     if vip.flags != 0 {
         (always, history) = flow::tracking(vip.flags);
     }
-    let Some(slot) = maps::slot(vip.id, slot_of(packet.hash)) else {
-        return drop_for(vip.id, DropReason::NoTable as u32);
+    let Some(slot) = maps::slot(vip.id, slot_of(hash)) else {
+        return Err(DropReason::NoTable as u32);
     };
-    let mut owner = slot.current() as u32;
-    let mut hit = false;
-    if (slot.previous() & history) as u32 | always != 0 {
-        (owner, hit) = flow::owner(packet.hash, slot, syn | always);
-        if owner == flow::FULL {
-            return drop_for(vip.id, DropReason::FlowTableFull as u32);
-        }
+    if (slot.previous() & history) as u32 | always == 0 {
+        return Ok((slot.current() as u32, false));
     }
-    forward(ctx, vip, packet, owner, hit)
+    match flow::owner(hash, slot, syn | always) {
+        (flow::FULL, _) => Err(DropReason::FlowTableFull as u32),
+        found => Ok(found),
+    }
 }
 
 #[inline(never)]
@@ -254,10 +276,8 @@ fn ipv6_other(ctx: *mut xdp_md, next: u32) -> u32 {
     let next = next as u8;
     if next == proto::ICMPV6 {
         icmp::icmp6(ctx)
-    } else if next == proto::IPV6_FRAGMENT {
-        refuse(ctx, DropReason::Fragment as u32)
-    } else if proto::is_ipv6_extension(next) {
-        refuse(ctx, DropReason::Ipv6Extension as u32)
+    } else if next == proto::IPV6_FRAGMENT || proto::is_ipv6_extension(next) {
+        fragment::extended6(ctx)
     } else {
         XDP_PASS
     }

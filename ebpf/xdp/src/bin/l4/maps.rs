@@ -3,6 +3,7 @@
 use aya_ebpf::bindings::xdp_action::XDP_DROP;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
+use sluice_abi::fragment::Bucket as FragmentBucket;
 use sluice_abi::layout::{AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic};
 use sluice_abi::slot::Slot;
 use sluice_abi::vips::{VipBucket, VipRow};
@@ -15,6 +16,7 @@ const MMAPABLE: usize = 1 << 10;
 const SLOTS: usize = sluice_abi::SLOTS as usize;
 const VIPS: usize = sluice_abi::VIPS_DEFAULT as usize;
 const BACKEND_ROWS: usize = sluice_abi::BACKENDS_DEFAULT as usize;
+const FRAGMENT_BUCKETS: usize = sluice_abi::fragment::BUCKETS as usize;
 const REPLY_KINDS: usize = sluice_abi::icmp::KINDS as usize;
 const BUCKETS: usize = sluice_abi::FLOW_BUCKETS_DEFAULT as usize;
 
@@ -30,6 +32,9 @@ pub static TABLES: ArrayOfMaps<Array<[u32; SLOTS], 1, MMAPABLE>, VIPS> = ArrayOf
 pub static BACKENDS: Array<BackendValue, BACKEND_ROWS, MMAPABLE> = Array::new();
 #[btf_map]
 pub static FLOWS: Array<Bucket, BUCKETS, MMAPABLE> = Array::new();
+/// Not pinned: datagrams under way when the program is replaced are sent again.
+#[btf_map]
+pub static FRAGMENTS: Array<FragmentBucket, FRAGMENT_BUCKETS> = Array::new();
 #[btf_map]
 pub static DEVS: DevMapHash<256> = DevMapHash::new();
 #[btf_map]

@@ -39,3 +39,18 @@ pub fn find(key: Key) -> Option<&'static VipValue> {
     }
     None
 }
+
+/// [`find`] for callers off the steady path: one copy of it, verified by itself.
+#[inline(always)]
+pub fn find_cold(key: Key) -> Option<&'static VipValue> {
+    let id = vip_id(key.lo, key.hi, key.ports);
+    let row = VIP_ROWS.get(id)?;
+    if id != 0 && row.value.id == id { Some(&row.value) } else { None }
+}
+
+/// Id of the VIP of a key given in its words; 0: none.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn vip_id(lo: u64, hi: u64, ports: u64) -> u32 {
+    find(Key { lo, hi, ports }).map_or(0, |vip| vip.id)
+}
