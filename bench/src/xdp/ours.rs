@@ -50,6 +50,7 @@ impl Shape {
     /// Its VIP at an address.
     pub fn vip(&self, addr: IpAddr, proto: Proto) -> VipSpec {
         let key = VipKey { addr, port: 80, proto };
+        #[allow(clippy::needless_update, reason = "options of a VIP grow")]
         let options = VipOptions { tracking: self.tracking, ..VipOptions::default() };
         VipSpec { key, mode: self.mode, flow_idle_ms: 120_000, options }
     }

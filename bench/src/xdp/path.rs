@@ -266,7 +266,7 @@ fn one(
 }
 
 enum Middle {
-    Sink(#[expect(dead_code, reason = "detaches when dropped")] Sink),
+    Sink(#[expect(dead_code, reason = "detaches when dropped")] Box<Sink>),
     Balancer(Box<Balancer>),
     Nft,
     Plain,
@@ -275,7 +275,7 @@ enum Middle {
 impl Middle {
     fn new(way: Way, spaces: &Spaces, dir: &Path) -> Result<Self> {
         match way {
-            Way::Drop => Ok(Self::Sink(enter(MIDDLE, || Sink::attach("sb-p1"))?)),
+            Way::Drop => Ok(Self::Sink(Box::new(enter(MIDDLE, || Sink::attach("sb-p1"))?))),
             Way::Direct => balance(spaces, dir, Mode::L2Direct),
             Way::Ipip => balance(spaces, dir, Mode::Ipip),
             Way::Forward => Ok(Self::Plain),

@@ -53,7 +53,8 @@ fn subjects(options: &Options) -> Result<Vec<Subject>> {
     type Takes = fn(&Packet) -> bool;
     let plain = Shape::default();
     let during: Takes = |p| p.name.starts_with("v4 TCP,") && p.flows != 1 << 10;
-    let shapes: [(&str, Shape, Takes, fn(&Packet) -> Does); 4] = [
+    type DoesWith = fn(&Packet) -> Does;
+    let shapes: [(&str, Shape, Takes, DoesWith); 4] = [
         (SLUICE, plain, all, Does::balance),
         ("sluice, window open", Shape { window: true, ..plain }, during, Does::balance),
         ("sluice, always tracking", Shape { tracking: Tracking::Always, ..plain }, during, Does::balance),
