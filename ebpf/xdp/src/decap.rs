@@ -149,8 +149,7 @@ fn inner4<L: Listed>(ctx: *mut xdp_md, outer: u32, room: u32) -> u32 {
         return DropReason::DecapMalformed as u32;
     }
     // SAFETY: 20 bytes at `inner` were checked.
-    let (vihl, length, dst): (u8, u16, [u8; 4]) =
-        unsafe { (load(inner), load(inner + 2), load(inner + 16)) };
+    let (vihl, length, dst): (u8, u16, [u8; 4]) = unsafe { (load(inner), load(inner + 2), load(inner + 16)) };
     let length = u16::from_be(length) as u32;
     if vihl >> 4 != 4 || vihl & 0xf < 5 || length > room || length < IPV4_LEN as u32 {
         return DropReason::DecapMalformed as u32;

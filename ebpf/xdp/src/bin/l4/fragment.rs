@@ -5,9 +5,7 @@
 
 use crate::forward::{VIP_GONE, hand_on, shape};
 use crate::maps::{FRAGMENTS, META, VIP_ROWS, count_event, drop_for};
-use crate::{
-    IPV4_MIN, IPV6_LEN, TCP_MIN, UDP_LEN, addr_row, bad, owner_of, pass_local, tcp_begins, vips,
-};
+use crate::{IPV4_MIN, IPV6_LEN, TCP_MIN, UDP_LEN, addr_row, bad, owner_of, pass_local, tcp_begins, vips};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;

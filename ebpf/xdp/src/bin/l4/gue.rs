@@ -45,7 +45,11 @@ pub fn encapsulate(ctx: *mut xdp_md, row: &BackendValue, hash: u64, ip_len: u32,
     let udp = (gue_source_port(hash).to_be() as u64)
         | (kind as u16 as u64) << 16
         | ((udp_len as u16).to_be() as u64) << 32;
-    if outer6 { outer6_header(&ctx, row, hash, class, udp) } else { outer4_header(&ctx, row, hash, class, udp) }
+    if outer6 {
+        outer6_header(&ctx, row, hash, class, udp)
+    } else {
+        outer4_header(&ctx, row, hash, class, udp)
+    }
 }
 
 /// Length of the UDP datagram, from the header's word.

@@ -21,8 +21,8 @@
 mod flow;
 mod forward;
 mod fragment;
-mod icmp;
 mod gue;
+mod icmp;
 mod maps;
 mod options;
 mod too_big;
