@@ -13,7 +13,7 @@ use sluice_api::placement::{self, BackendState};
 use sluice_api::proxy_admin::GroupView;
 use sluice_api::rest::{DrainKind, DrainRequest};
 use sluice_api::status::ItemError;
-use sluice_loader::{BackendSpec, Link, Mode, Tracking, VipOptions};
+use sluice_loader::{BackendSpec, Link, Mode, SourceList, Tracking, VipOptions};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -205,6 +205,14 @@ pub fn make(inputs: &Inputs<'_>, tables: &mut Tables, rows: &mut RowCache) -> Ma
             Forward::L2Direct { pool } => (Mode::L2Direct, Some(pool)),
             Forward::Ipip { pool } => (Mode::Ipip, Some(pool)),
             Forward::Gue { pool, port } => (Mode::Gue { port: *port }, Some(pool)),
+            Forward::Nat { pool, backend_port, sources } => {
+                let own = sources.get(inputs.node).map_or(&[][..], Vec::as_slice);
+                // The check gave each node of the VIP its addresses.
+                let Some(list) = SourceList::new(own) else { continue };
+                let places = own.iter().map(|source| (*source, Place::Announced));
+                made.goal.addresses.extend(places.filter(|_| inputs.announce));
+                (Mode::Nat { backend_port: *backend_port, sources: list }, Some(pool))
+            }
         };
         let owners = pool.and_then(|p| owners.get(p.as_str())).cloned().unwrap_or_else(|| Arc::from([]));
         let flow_idle_ms = u32::try_from(vip.flow_idle_ms()).unwrap_or(u32::MAX);
@@ -342,6 +350,10 @@ fn backend_side(inputs: &Inputs<'_>, goal: &mut Goal) {
     for vip in inputs.desired.vips().values() {
         let Some(pool) = vip.pool().and_then(|name| inputs.desired.pools().get(name)) else { continue };
         let Some(own) = pool.backends().iter().find(|b| b.name() == inputs.node) else { continue };
+        if matches!(vip.forward(), Forward::Nat { .. }) {
+            // It sees packets to its own address only.
+            continue;
+        }
         let address = vip.address().address;
         goal.addresses.entry(address).or_insert(Place::Hidden);
         let outer = match vip.forward() {

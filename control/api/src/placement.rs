@@ -286,6 +286,9 @@ pub struct Vip {
     /// Encapsulation of mode `gue`; absent: the defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gue: Option<Gue>,
+    /// Addresses and port of mode `nat`, which needs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<Nat>,
     /// How long the previous owner of a changed slot is remembered, 1000..=86400000 ms.
     #[serde(default = "default_flow_idle_ms")]
     pub flow_idle_ms: u64,
@@ -354,6 +357,30 @@ const fn is_false(value: &bool) -> bool {
     !*value
 }
 
+/// Addresses and port of mode `nat`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Nat {
+    /// Source addresses, of the VIP's family, by the node that uses them; 1 to 8 for each node of the VIP. A node
+    /// puts its own on its interface; they are used for nothing else.
+    pub sources: Vec<NatSource>,
+    /// Port of the backends; absent: the VIP's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_port: Option<u16>,
+}
+
+/// A source address of mode `nat`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NatSource {
+    /// Node that uses it, one of the VIP's.
+    pub node: String,
+    /// Address.
+    pub address: String,
+}
+
 /// Transport of a VIP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -377,6 +404,9 @@ pub enum Mode {
     /// IP in UDP in IP (GUE variant 1), families as `ipip`; the backend decapsulates and answers the client
     /// directly.
     Gue,
+    /// Rewrite source and destination; replies come back through the balancer. For backends that cannot take
+    /// direct return.
+    Nat,
     /// Pass up to the box's own stack, where the L7 proxy listens.
     Local,
 }

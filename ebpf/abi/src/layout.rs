@@ -31,6 +31,10 @@ pub mod map {
     pub const DECAP_OUTER: &str = "DECAP_OUTER";
     /// Inner address to 1, on a node.
     pub const DECAP_INNER: &str = "DECAP_INNER";
+    /// [`crate::nat::NatKey`] to [`crate::nat::NatFlow`].
+    pub const NAT_FLOWS: &str = "NAT_FLOWS";
+    /// VIP id to [`crate::nat::NatSources`].
+    pub const NAT_SOURCES: &str = "NAT_SOURCES";
     /// One bit for each UDP port, in words of 64, on a node: set where GUE arrives.
     pub const DECAP_PORTS: &str = "DECAP_PORTS";
 }
@@ -88,6 +92,8 @@ pub mod mode {
     pub const LOCAL: u8 = 3;
     /// Encapsulate in IP and UDP.
     pub const GUE: u8 = 4;
+    /// Rewrite source and destination.
+    pub const NAT: u8 = 5;
 }
 
 /// What a VIP wants beyond the steady path, [`VipValue::flags`].
@@ -96,10 +102,15 @@ pub mod vip_flag {
     pub const TRACK: u16 = 1 << 0;
     /// The flow table is never asked: a flow follows its slot's current owner.
     pub const BYPASS: u16 = 1 << 1;
+    /// The mode is [`super::mode::NAT`].
+    pub const NAT: u16 = 1 << 6;
 }
 
 /// What some VIP of this box wants, [`Meta::features`]: asked off the steady path only.
-pub mod feature {}
+pub mod feature {
+    /// Packets of backends may be replies of NAT flows.
+    pub const NAT: u32 = 1 << 0;
+}
 
 /// Flags of a backend.
 pub mod backend_flag {
@@ -175,7 +186,8 @@ pub struct VipValue {
     pub seed: u64,
     /// Longest silence of a flow, ms.
     pub flow_idle_ms: u32,
-    /// UDP destination port of [`mode::GUE`], network order; zero in other modes.
+    /// UDP destination port of [`mode::GUE`], port of the backends in [`mode::NAT`], network order; zero in other
+    /// modes.
     pub port_be: u16,
     /// Zero.
     pub pad2: [u8; 2],

@@ -9,6 +9,7 @@
 //! * [`flow`]: one flow entry in 64 bits, and its clock.
 //! * [`fragment`]: one datagram in pieces in 128 bits, and its clock.
 //! * [`icmp`]: limits of the ICMP messages the programs make.
+//! * [`nat`]: flows of full NAT.
 //! * [`slot`]: current and previous owner of a Maglev slot in 32 bits.
 //! * [`probe`]: maps and marks of health checks sent the way of a VIP.
 //! * [`reason`]: drop reasons and events, by name.
@@ -23,6 +24,7 @@ pub mod fragment;
 pub mod hash;
 pub mod icmp;
 pub mod layout;
+pub mod nat;
 pub mod probe;
 pub mod reason;
 pub mod slot;

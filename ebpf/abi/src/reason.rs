@@ -77,6 +77,14 @@ named! {
     DecapMalformed = 16, "decap_malformed";
     /// Encapsulated packet for this node whose inner destination is none of its VIPs.
     DecapUnknownVip = 17, "decap_unknown_vip";
+    /// A TCP segment of mode NAT that begins no flow and is of none.
+    NatNoFlow = 18, "nat_no_flow";
+    /// Every source port tried for a new flow is taken.
+    NatPortsExhausted = 19, "nat_ports_exhausted";
+    /// The table of NAT flows is full.
+    NatTableFull = 20, "nat_table_full";
+    /// The VIP has no source address on this box.
+    NatNoSource = 21, "nat_no_source";
     /// An echo request for a VIP beyond what this processor answers a second.
     EchoLimited = 46, "echo_limited";
     /// A later fragment whose first one was not seen here lately.
@@ -116,6 +124,12 @@ named! {
     TooBigSent = 11, "too_big_sent";
     /// Decapsulated and passed to the node's own stack.
     Decapsulated = 12, "decapsulated";
+    /// A NAT flow began.
+    NatFlowNew = 13, "nat_flow_new";
+    /// A source port tried for a new flow was taken.
+    NatPortTaken = 14, "nat_port_taken";
+    /// A NAT flow ended early: its backend is gone, or its ports began a new one.
+    NatFlowReplaced = 15, "nat_flow_replaced";
     /// A too-big message that was not sent: this processor sent enough this second.
     TooBigLimited = 41, "too_big_limited";
     /// An echo request for a VIP answered here.

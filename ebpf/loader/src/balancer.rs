@@ -15,6 +15,7 @@ use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArr
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use sluice_abi::layout::{AddrValue, DropCounts, EventCounts, META_MAGIC, Meta, Traffic, map};
+use sluice_abi::nat::{NatFlow, NatKey, NatSources};
 use sluice_abi::vips::buckets;
 use sluice_abi::{ABI_VERSION, BACKEND_ID_MAX, BUCKET_ENTRIES, FLOW_BUCKETS_MAX, SLOTS, icmp};
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 13] = [
     map::VIP_BUCKETS,
     map::VIP_ROWS,
     map::ADDRS,
@@ -34,6 +35,8 @@ const PINNED: [&str; 11] = [
     map::TRAFFIC,
     map::EVENTS,
     map::META,
+    map::NAT_FLOWS,
+    map::NAT_SOURCES,
 ];
 
 const L4_PROGRAM: &str = "sluice_l4";
@@ -66,6 +69,8 @@ pub struct Balancer {
     pub(crate) traffic: PerCpuArray<MapData, Val<Traffic>>,
     pub(crate) events: PerCpuArray<MapData, Val<EventCounts>>,
     pub(crate) meta: Array<MapData, Val<Meta>>,
+    pub(crate) nat_flows: HashMap<MapData, Val<NatKey>, Val<NatFlow>>,
+    pub(crate) nat_sources: HashMap<MapData, u32, Val<NatSources>>,
     /// Rows of [`ROW_WORDS`] words.
     pub(crate) backends: Shared<AtomicU64>,
     /// Buckets of [`BUCKET_ENTRIES`] words.
@@ -97,6 +102,9 @@ impl Balancer {
         let mut balancer = Self::load(config, Some(&maps), found)?;
         let mut adopted = Adopted { maps: found.is_some(), links: Vec::new() };
         for iface in &config.ifaces {
+            // Replies of NAT flows leave by the interface their client's packets came in on.
+            let ifindex = ifaces::iface(iface)?.ifindex;
+            balancer.devs.insert(ifindex, ifindex, None, 0).map_err(map_error("write", map::DEVS))?;
             if attach::attach(crate::xdp_mut(&mut balancer.ebpf, L4_PROGRAM)?, &links, iface, config.mode)? {
                 adopted.links.push(iface.clone());
             }
@@ -125,13 +133,14 @@ impl Balancer {
         let interval = icmp::interval_ns(config.icmp_per_second);
         let mut loader = EbpfLoader::new();
         loader.override_global(icmp::INTERVAL_SYMBOL, &interval, true);
-        for name in [map::VIP_ROWS, map::ADDRS, map::TABLES, map::DROPS] {
+        for name in [map::VIP_ROWS, map::ADDRS, map::TABLES, map::DROPS, map::NAT_SOURCES] {
             loader.map_max_entries(name, meta.vips);
         }
         for name in [map::BACKENDS, map::TRAFFIC] {
             loader.map_max_entries(name, meta.backends);
         }
         loader.map_max_entries(map::FLOWS, meta.flow_buckets);
+        loader.map_max_entries(map::NAT_FLOWS, 2 * config.nat_flows);
         let mask = meta.flow_buckets - 1;
         loader.override_global(FLOW_MASK, &mask, true);
         let vip_buckets = buckets(meta.vips);
@@ -191,6 +200,8 @@ impl Balancer {
             traffic: typed(e, map::TRAFFIC)?,
             events: typed(e, map::EVENTS)?,
             meta: typed(e, map::META)?,
+            nat_flows: typed(e, map::NAT_FLOWS)?,
+            nat_sources: typed(e, map::NAT_SOURCES)?,
             backends,
             flows,
             slots: BTreeMap::new(),
@@ -264,6 +275,7 @@ fn check(config: &Config) -> Result<()> {
     };
     let buckets = config.flow_buckets;
     range("flow_buckets", buckets, buckets.is_power_of_two() && buckets <= FLOW_BUCKETS_MAX)?;
+    range("nat_flows", config.nat_flows, (1..=1 << 26).contains(&config.nat_flows))?;
     range("vips", config.vips, (2..=1 << 20).contains(&config.vips))?;
     range("backends", config.backends, (2..=u32::from(BACKEND_ID_MAX) + 1).contains(&config.backends))
 }

@@ -18,6 +18,7 @@ mod bpffs;
 mod error;
 #[allow(unsafe_code)]
 mod kernel;
+mod nat;
 mod node;
 pub mod object;
 mod options;
@@ -30,6 +31,7 @@ mod vips;
 pub use balancer::{Balancer, remove_pins};
 pub use error::{Error, Result};
 pub use kernel::frame::send_frame;
+pub use nat::{NatSwept, SourceList};
 pub use node::{DecapSpec, Node, NodeConfig};
 pub use options::{Tracking, VipOptions};
 pub use types::{

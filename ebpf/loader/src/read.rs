@@ -13,7 +13,7 @@ use crate::types::{
 use sluice_abi::BUCKET_ENTRIES;
 use sluice_abi::flow::Entry;
 use sluice_abi::hash::{bucket_of, flow_hash4, flow_hash6, slot_of};
-use sluice_abi::layout::{BackendValue, VipValue, backend_flag, map};
+use sluice_abi::layout::{BackendValue, VipValue, backend_flag, map, mode};
 use sluice_abi::reason::{DROP_REASONS, DropReason, EVENTS, Event};
 use sluice_abi::slot::{ASK, Slot};
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ impl Balancer {
     pub fn state(&mut self) -> Result<State> {
         let mut state = State::default();
         for (key, row) in self.vips.by_key() {
-            let spec = spec_of(key, &row)?;
+            let spec = self.spec_of(key, &row)?;
             let slots = match spec.mode {
                 Mode::Local => Vec::new(),
                 _ => self.slots_of(row.id)?.iter().map(|w| Slot(w.load(Ordering::Acquire))).collect(),
@@ -35,6 +35,19 @@ impl Balancer {
             state.backends.extend(self.backend(id)?);
         }
         Ok(state)
+    }
+
+    fn spec_of(&self, key: VipKey, row: &VipValue) -> Result<VipSpec> {
+        let mode = if row.mode == mode::NAT {
+            let sources = self.nat_sources_of(row.id, key.addr.is_ipv4())?;
+            Mode::Nat { backend_port: u16::from_be(row.port_be), sources }
+        } else {
+            Mode::from_row(row).ok_or_else(|| Error::OutOfRange {
+                what: "mode of a VIP in the maps",
+                value: row.mode.to_string(),
+            })?
+        };
+        Ok(VipSpec { key, mode, flow_idle_ms: row.flow_idle_ms, options: VipOptions::read(row) })
     }
 
     /// A backend's row.
@@ -101,7 +114,7 @@ impl Balancer {
             return Ok(t);
         };
         t.vip = Some(key);
-        let mode = spec_of(key, &row)?.mode;
+        let mode = self.spec_of(key, &row)?.mode;
         t.mode = Some(mode);
         t.why.push(format!("VIP {key} has id {}", row.id));
         if mode == Mode::Local {
@@ -172,7 +185,8 @@ impl Balancer {
         let reachable = row.link.is_some()
             && match (mode, flow.dst) {
                 (Mode::Ipip | Mode::Gue { .. }, IpAddr::V4(_)) => row.addr4.is_some() || row.addr6.is_some(),
-                (Mode::Ipip | Mode::Gue { .. }, IpAddr::V6(_)) => row.addr6.is_some(),
+                (Mode::Nat { .. }, IpAddr::V4(_)) => row.addr4.is_some(),
+                (Mode::Ipip | Mode::Gue { .. } | Mode::Nat { .. }, IpAddr::V6(_)) => row.addr6.is_some(),
                 _ => true,
             };
         if !reachable {
@@ -184,19 +198,16 @@ impl Balancer {
         t.backend = Some(owner);
         t.why.push(match mode {
             Mode::L2Direct => format!("destination MAC rewritten to backend {owner}"),
+            Mode::Nat { backend_port, .. } => {
+                format!(
+                    "source and destination rewritten to backend {owner}, port {backend_port}, if it is new"
+                )
+            }
             Mode::Gue { port } => format!("encapsulated in UDP, port {port}, to backend {owner}"),
             _ => format!("encapsulated to backend {owner}"),
         });
         Ok(())
     }
-}
-
-fn spec_of(key: VipKey, row: &VipValue) -> Result<VipSpec> {
-    let mode = Mode::from_row(row).ok_or_else(|| Error::OutOfRange {
-        what: "mode of a VIP in the maps",
-        value: row.mode.to_string(),
-    })?;
-    Ok(VipSpec { key, mode, flow_idle_ms: row.flow_idle_ms, options: VipOptions::read(row) })
 }
 
 fn backend_spec(id: u16, row: &BackendValue) -> Option<BackendSpec> {

@@ -91,6 +91,7 @@ impl Balancer {
         for word in self.flows.words() {
             ids.insert(Entry(word.load(Ordering::Relaxed)).backend());
         }
+        ids.extend(self.nat_ids()?);
         ids.remove(&0);
         ids.remove(&ASK);
         Ok(ids)

@@ -12,7 +12,7 @@ use sluice_abi::SLOTS;
 use sluice_abi::flow::idle_units;
 use sluice_abi::hash::vip_seed;
 use sluice_abi::layout::{
-    AddrValue, BackendValue, DropCounts, OUTER_TTL, Traffic, VipValue, backend_flag, map, proto,
+    AddrValue, BackendValue, DropCounts, OUTER_TTL, Traffic, VipValue, backend_flag, map, proto, vip_flag,
 };
 use sluice_abi::slot::Slot;
 use sluice_abi::sum::outer4_base;
@@ -71,8 +71,10 @@ impl Balancer {
             // The kernel waits here until no packet that found the table is under way.
             self.drop_table(row.id)?;
         }
+        self.put_nat_sources(row.id, Mode::Local)?;
         self.vips.clear(row.id);
         self.refresh_addr(key.addr)?;
+        self.refresh_features()?;
         self.refresh_idle()
     }
 
@@ -212,6 +214,10 @@ impl Balancer {
             ..VipValue::default()
         };
         spec.options.write(&mut value);
+        if matches!(spec.mode, Mode::Nat { .. }) {
+            value.flags |= vip_flag::NAT;
+        }
+        self.put_nat_sources(id, spec.mode)?;
         let was = self.vips.get(&spec.key);
         if was != Some(value) {
             self.vips.put(&spec.key, value)?;
@@ -221,6 +227,7 @@ impl Balancer {
             }
             self.refresh_addr(spec.key.addr)?;
             self.refresh_idle()?;
+            self.refresh_features()?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What callers say to the loader and hear from it. No kernel handles here.
 
+use crate::nat::SourceList;
 use crate::options::VipOptions;
 use sluice_abi::layout::{VipValue, mode};
 use sluice_abi::reason::{DropReason, Event};
@@ -72,6 +73,13 @@ pub enum Mode {
         /// UDP destination port.
         port: u16,
     },
+    /// Rewrite source and destination, both ways through here.
+    Nat {
+        /// Port of the backends.
+        backend_port: u16,
+        /// Source addresses on this box.
+        sources: SourceList,
+    },
 }
 
 impl Mode {
@@ -81,6 +89,7 @@ impl Mode {
             Mode::Ipip => mode::IPIP,
             Mode::Local => mode::LOCAL,
             Mode::Gue { .. } => mode::GUE,
+            Mode::Nat { .. } => mode::NAT,
         }
     }
 
@@ -88,11 +97,12 @@ impl Mode {
     pub(crate) const fn port_be(self) -> u16 {
         match self {
             Mode::Gue { port } => port.to_be(),
+            Mode::Nat { backend_port, .. } => backend_port.to_be(),
             _ => 0,
         }
     }
 
-    /// From a VIP's row.
+    /// From the row of a VIP that is not of mode NAT.
     pub(crate) const fn from_row(row: &VipValue) -> Option<Self> {
         match row.mode {
             mode::GUE => Some(Mode::Gue { port: u16::from_be(row.port_be) }),
@@ -179,6 +189,8 @@ pub struct Config {
     pub outer_src6: Ipv6Addr,
     /// Echo replies, and again too-big messages, that one processor makes a second; 0: none.
     pub icmp_per_second: u32,
+    /// NAT flows the table has room for, when it is made.
+    pub nat_flows: u32,
 }
 
 impl Config {
@@ -196,6 +208,7 @@ impl Config {
             outer_src4: Ipv4Addr::new(172, 16, 0, 0),
             outer_src6: Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0),
             icmp_per_second: sluice_abi::icmp::PER_SECOND_DEFAULT,
+            nat_flows: sluice_abi::nat::NAT_FLOWS_DEFAULT,
         }
     }
 }

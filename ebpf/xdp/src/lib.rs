@@ -88,6 +88,15 @@ pub fn below_64(index: u32) -> usize {
     bounded as usize
 }
 
+/// `index & 7`, as [`below_64`].
+#[inline(always)]
+pub fn below_8(index: u32) -> usize {
+    let mut bounded = index as u64;
+    // SAFETY: arithmetic only.
+    unsafe { asm!("{bounded} &= 7", bounded = inout(reg) bounded, options(nostack, pure, nomem)) };
+    bounded as usize
+}
+
 /// The same number (below 2^31), of which the compiler knows nothing: keeps it from folding a shift into the
 /// number's computation where the verifier then loses the bound. One real instruction, since line information
 /// of none is refused.

@@ -232,6 +232,11 @@ impl<H: Host> Engine<H> {
 
     fn after_step(&mut self, step: &Step) {
         let now = self.clock.now();
+        if let Step::PutVip { goal, .. } = step
+            && matches!(goal.mode, sluice_loader::Mode::Nat { .. })
+        {
+            self.sweep_soon(now);
+        }
         match step {
             Step::PutVip { vip, .. } | Step::SetOwners { vip, .. } if self.observed.windows.contains(vip) => {
                 self.window_opened(*vip, now);

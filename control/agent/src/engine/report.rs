@@ -178,6 +178,7 @@ impl<H: Host> Engine<H> {
             ("live", swept.live),
             ("expired_last_sweep", swept.expired),
             ("asking_slots", swept.asking_slots),
+            ("nat_flows", swept.nat_live),
             ("open_windows", self.windows.len() as u64),
         ];
         fields.into_iter().map(|(name, n)| (name.to_owned(), n)).collect()

@@ -170,6 +170,15 @@ impl<H: Host> Engine<H> {
         self.other_errors.insert(item.clone(), ItemError { item, message, retry: true });
     }
 
+    fn has_nat(&self) -> bool {
+        self.observed.vips.values().any(|vip| matches!(vip.mode, sluice_loader::Mode::Nat { .. }))
+    }
+
+    /// A VIP came whose flows are aged from here.
+    pub(crate) fn sweep_soon(&mut self, now: Now) {
+        self.timers.sweep_at = self.timers.sweep_at.min(now.mono_ms() + SWEEP_MS);
+    }
+
     fn sweep(&mut self, now: Now) {
         let mut pause = SWEEP_IDLE_MS;
         match self.host.sweep() {
@@ -177,7 +186,8 @@ impl<H: Host> Engine<H> {
                 self.other_errors.remove("sweep");
                 self.last_sweep = swept;
                 self.counts.add_n("flows_expired", swept.expired);
-                if swept.asking_slots > 0 || !self.windows.is_empty() {
+                self.counts.add_n("nat_flows_expired", swept.nat_expired);
+                if self.has_nat() || swept.asking_slots > 0 || !self.windows.is_empty() {
                     pause = SWEEP_MS;
                 }
             }

@@ -54,6 +54,10 @@ pub struct Swept {
     pub expired: u64,
     /// Slots that still ask the flow table.
     pub asking_slots: u64,
+    /// NAT flows that go on.
+    pub nat_live: u64,
+    /// NAT flows freed.
+    pub nat_expired: u64,
 }
 
 /// A node.

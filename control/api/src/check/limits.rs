@@ -21,6 +21,8 @@ pub const POOL_BACKENDS_MAX: usize = 16_384;
 pub const VIPS_MAX: usize = 16_384;
 /// Nodes that balance one VIP.
 pub const VIP_NODES_MAX: usize = 1024;
+/// Source addresses of a VIP of mode nat on one node: what the kernel's row has room for.
+pub const NAT_SOURCES_MAX: usize = 8;
 /// Groups of a set.
 pub const GROUPS_MAX: usize = 4096;
 /// Members of a group and its parents: each member probes all others.

@@ -36,6 +36,7 @@ pub fn check_set<'a>(
     desired.sites = merge_sites(&documents, &mut e);
     vip_addresses(&documents, &mut e);
     vip_pools(&documents, &desired, &mut e);
+    nat_sources(&documents, &desired, &mut e);
     networks(&documents, &mut e);
     groups(&documents, &mut e);
     group_cycles(&documents, &desired, &mut e);
@@ -103,6 +104,31 @@ fn vip_addresses(documents: &[&CheckedDocument], e: &mut Errors) {
             if let Some(other) = seen.insert(vip.address, &vip.name) {
                 let message = format!("{} is also the address of VIP {other:?}", vip.address);
                 e.add_in(&document.name, format!("vips[{i}].address"), message);
+            }
+        }
+    }
+}
+
+/// A source address of mode nat is nothing else.
+fn nat_sources(documents: &[&CheckedDocument], desired: &Desired, e: &mut Errors) {
+    let vips: HashMap<IpAddr, &str> =
+        desired.vips.values().map(|vip| (vip.address.address, vip.name.as_str())).collect();
+    let backends = |pool: &Pool| -> Vec<IpAddr> {
+        let both = |b: &Backend| [b.address.map(IpAddr::V4), b.address6.map(IpAddr::V6)];
+        pool.backends.iter().flat_map(both).flatten().collect()
+    };
+    for document in documents {
+        for (i, vip) in document.vips.iter().enumerate() {
+            let Forward::Nat { pool, sources, .. } = &vip.forward else { continue };
+            let taken = desired.pools.get(pool).map(|pool| backends(pool)).unwrap_or_default();
+            for source in sources.values().flatten() {
+                let path = || format!("vips[{i}].nat.sources");
+                if let Some(other) = vips.get(source) {
+                    e.add_in(&document.name, path(), format!("{source} is the address of VIP {other:?}"));
+                }
+                if taken.contains(source) {
+                    e.add_in(&document.name, path(), format!("{source} is the address of a backend"));
+                }
             }
         }
     }

@@ -297,6 +297,15 @@ pub enum Forward {
         /// UDP destination port.
         port: u16,
     },
+    /// To a backend of a pool, source and destination rewritten.
+    Nat {
+        /// Name of the pool.
+        pool: String,
+        /// Port of the backends.
+        backend_port: u16,
+        /// Source addresses by node, at least one for each node of the VIP.
+        sources: BTreeMap<String, Vec<IpAddr>>,
+    },
 }
 
 /// A virtual IP and port.
@@ -344,13 +353,17 @@ impl Vip {
             Forward::L2Direct { .. } => Mode::L2Direct,
             Forward::Ipip { .. } => Mode::Ipip,
             Forward::Gue { .. } => Mode::Gue,
+            Forward::Nat { .. } => Mode::Nat,
         }
     }
     /// Name of the pool; none in mode local.
     pub fn pool(&self) -> Option<&str> {
         match &self.forward {
             Forward::Local => None,
-            Forward::L2Direct { pool } | Forward::Ipip { pool } | Forward::Gue { pool, .. } => Some(pool),
+            Forward::L2Direct { pool }
+            | Forward::Ipip { pool }
+            | Forward::Gue { pool, .. }
+            | Forward::Nat { pool, .. } => Some(pool),
         }
     }
     /// Nodes that balance it, at least one.

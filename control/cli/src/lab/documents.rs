@@ -184,6 +184,7 @@ fn vip(vip: &super::plan::LabVip) -> Vip {
         pool: Some(POOL.into()),
         nodes: vec![Role::Front.name()],
         gue: None,
+        nat: None,
         flow_idle_ms: FLOW_IDLE_MS,
         balance: Default::default(),
         announce: false,

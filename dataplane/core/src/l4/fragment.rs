@@ -245,7 +245,9 @@ fn piece_decided(
         Ok(found) => found,
         Err(verdict) => return verdict,
     };
-    let syn = if !piece.fragment {
+    let syn = if !piece.fragment && vip.mode == mode::NAT {
+        Err(DropReason::Ipv6Extension)
+    } else if !piece.fragment {
         transport(l4, l4, piece.protocol)
     } else if takes_fragments(&vip) {
         first(l4, piece.protocol)

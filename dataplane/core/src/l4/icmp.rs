@@ -8,7 +8,7 @@ use super::packet::{
 };
 use sluice_abi::hash::{flow_hash4, flow_hash6, slot_of};
 use sluice_abi::icmp::{MTU4_MIN, MTU6_MIN, QUOTE4_MAX, QUOTE6_MAX, answerable4, answerable6};
-use sluice_abi::layout::{OUTER_TTL, VipKey4, VipKey6, VipValue, proto};
+use sluice_abi::layout::{OUTER_TTL, VipKey4, VipKey6, VipValue, mode, proto};
 use sluice_abi::reason::DropReason;
 use sluice_abi::sum;
 
@@ -160,6 +160,8 @@ fn quoted(message: &Message<'_>) -> Quoted {
         row.map(|vip| (vip, flow_hash4(vip.seed, client, client_port)))
     };
     match found {
+        // A quote from beyond NAT names addresses the backend knows nothing of.
+        Some((vip, _)) if vip.mode == mode::NAT => Quoted::Nothing,
         Some((vip, hash)) if forwarded(Some(vip)).is_ok() => Quoted::Flow(*vip, hash),
         _ => Quoted::Nothing,
     }

@@ -6,5 +6,6 @@ pub mod fragment;
 pub mod gue;
 mod icmp;
 pub mod maglev;
+pub mod nat;
 pub mod packet;
 pub mod slots;

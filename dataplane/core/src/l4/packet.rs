@@ -231,7 +231,7 @@ pub(super) fn le64(b: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| b[at + i]))
 }
 
-fn parse(tables: &Tables, frame: &[u8]) -> Result<Parsed, Verdict> {
+pub(super) fn parse(tables: &Tables, frame: &[u8]) -> Result<Parsed, Verdict> {
     if frame.len() < ETH + 20 {
         return Err(Verdict::Pass);
     }
@@ -384,7 +384,7 @@ fn overhead(p: &Parsed, row: &BackendValue) -> usize {
     }
 }
 
-fn age(ip: &mut [u8], v6: bool) -> Result<(), DropReason> {
+pub(super) fn age(ip: &mut [u8], v6: bool) -> Result<(), DropReason> {
     let at = if v6 { 7 } else { 8 };
     if ip[at] <= 1 {
         return Err(DropReason::TtlExpired);

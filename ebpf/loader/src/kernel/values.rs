@@ -1,6 +1,7 @@
 //! Map keys and values as the kernel copies them.
 
 use sluice_abi::layout::{AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic};
+use sluice_abi::nat::{NatFlow, NatKey, NatSources};
 use sluice_abi::vips::{ROW_WORDS, VipRow};
 
 /// A layout of `sluice-abi` as key or value of a map.
@@ -16,7 +17,7 @@ macro_rules! plain {
     )* };
 }
 
-plain!(AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic);
+plain!(AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, NatFlow, NatKey, NatSources, Traffic);
 
 /// A VIP's slots, as the one value of its array.
 #[repr(transparent)]

@@ -18,12 +18,18 @@ mod vips;
 use sluice_abi::reason::DropReason;
 use std::collections::BTreeSet;
 
-/// Reasons that no single frame ends in; a test of `run` shows them.
-const BY_RATE: [DropReason; 1] = [DropReason::EchoLimited];
+/// Reasons that no single frame ends in; tests of `run` and `nat` show them.
+const BY_STATE: [DropReason; 5] = [
+    DropReason::EchoLimited,
+    DropReason::NatNoFlow,
+    DropReason::NatPortsExhausted,
+    DropReason::NatTableFull,
+    DropReason::NatNoSource,
+];
 
 #[test]
 fn every_drop_reason_has_a_row() {
-    let mut shown: BTreeSet<DropReason> = BY_RATE.into();
+    let mut shown: BTreeSet<DropReason> = BY_STATE.into();
     for row in l4::table() {
         if let l4::Want::Drop(reason, _) | l4::Want::Answer(_, reason, _) = row.want {
             shown.insert(reason);

@@ -304,6 +304,7 @@ impl Book {
             pool: Some(pool.to_owned()),
             nodes,
             gue: None,
+            nat: None,
             flow_idle_ms: rng.between(FLOW_IDLE_MS.0, FLOW_IDLE_MS.1),
             balance: Balance::default(),
             announce: false,

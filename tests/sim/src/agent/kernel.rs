@@ -382,7 +382,12 @@ impl Host for NodeHost {
             }
             k.counts.add("sweeps");
             let live = k.fake.flow_ids.len();
-            Ok(Swept { live: live as u64, expired: (before - live.min(before)) as u64, asking_slots: asking })
+            Ok(Swept {
+                live: live as u64,
+                expired: (before - live.min(before)) as u64,
+                asking_slots: asking,
+                ..Swept::default()
+            })
         })
     }
 

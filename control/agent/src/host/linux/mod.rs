@@ -450,7 +450,10 @@ impl Host for LinuxHost {
 
     fn sweep(&mut self) -> Result<Swept, HostError> {
         let swept = self.balancer()?.sweep().map_err(loader_error)?;
+        let nat = self.balancer()?.nat_sweep().map_err(loader_error)?;
         Ok(Swept {
+            nat_live: nat.live,
+            nat_expired: nat.expired,
             live: swept.live,
             expired: swept.expired,
             asking_slots: swept.asking_slots - swept.settled_slots,

@@ -25,8 +25,9 @@ enum Insert {
 /// Returned when a new flow finds no room.
 pub const FULL: u32 = u32::MAX;
 
+/// The backend may keep its flows.
 #[inline(always)]
-fn alive(id: u16) -> bool {
+pub fn alive(id: u16) -> bool {
     const NEED: u16 = backend_flag::PRESENT | backend_flag::ALIVE;
     match BACKENDS.get_ptr(id as u32) {
         // SAFETY: a row of the array; the flags are one aligned word.

@@ -61,13 +61,19 @@ pub fn forward(ctx: &XdpContext, vip: &VipValue, packet: Packet, id: u32, hit: b
         return drop_for(vip.id, result);
     }
     count_traffic(id, packet.ip_len, hit);
+    transmit(ctx, vip.id, row.ifindex)
+}
+
+/// Sends the frame out of an interface; `vip` counts it when that cannot be.
+#[inline(always)]
+pub fn transmit(ctx: &XdpContext, vip: u32, ifindex: u32) -> u32 {
     // SAFETY: reading the context's own field.
-    if row.ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {
+    if ifindex == unsafe { (*ctx.ctx).ingress_ifindex } {
         return XDP_TX;
     }
-    match DEVS.redirect(row.ifindex, 0) {
+    match DEVS.redirect(ifindex, 0) {
         Ok(verdict) => verdict,
-        Err(_) => drop_for(vip.id, DropReason::BackendUnreachable as u32),
+        Err(_) => drop_for(vip, DropReason::BackendUnreachable as u32),
     }
 }
 

@@ -395,7 +395,10 @@ pub extern "C" fn extended6(ctx: *mut xdp_md) -> u32 {
     if vip.mode == mode::LOCAL {
         return pass_local();
     }
-    let verdict = if chain.fragment() == 0 {
+    let verdict = if chain.fragment() == 0 && vip.mode == mode::NAT {
+        // What is translated lies right behind the IPv6 header.
+        DropReason::Ipv6Extension as u32
+    } else if chain.fragment() == 0 {
         crate::transport(l4, data_end, room, chain.next())
     } else if takes_fragments(vip) {
         transport(l4, data_end, room, chain.next())

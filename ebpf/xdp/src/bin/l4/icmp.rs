@@ -172,7 +172,8 @@ fn steer4(ctx: &XdpContext, id: u32, forwards_only: u32, ip: usize, l4: usize, r
 /// Sends a packet that belongs to a flow without being of it: the flow table is asked, never written.
 #[inline(always)]
 fn send(ctx: &XdpContext, vip: &VipValue, packet: Packet) -> u32 {
-    if vip.mode == mode::LOCAL {
+    // A quote from beyond NAT names addresses the backend knows nothing of.
+    if vip.mode == mode::LOCAL || vip.mode == mode::NAT {
         return pass();
     }
     let Some(slot) = maps::slot(vip.id, slot_of(packet.hash)) else {

@@ -24,6 +24,7 @@ mod fragment;
 mod gue;
 mod icmp;
 mod maps;
+mod nat;
 mod options;
 mod too_big;
 mod vips;
@@ -35,7 +36,7 @@ use aya_ebpf::programs::XdpContext;
 use forward::{Packet, forward};
 use maps::{ADDRS, count_event, drop_for};
 use sluice_abi::hash::{flow_hash4, flow_hash6, slot_of};
-use sluice_abi::layout::{VipValue, mode, proto};
+use sluice_abi::layout::{VipValue, feature, mode, proto, vip_flag};
 use sluice_abi::reason::{DropReason, Event};
 use sluice_abi::vips::{IPV4, IPV6, Key, ports};
 use sluice_xdp::{ETH_IPV4, ETH_IPV6, ETH_LEN, distance, end, load, start};
@@ -99,7 +100,7 @@ fn ipv4(ctx: &XdpContext, ip: usize, data_end: usize) -> u32 {
     // SAFETY: 20 bytes at `ip` and 8 at `l4` were checked.
     let (dst, dport): (u32, u16) = unsafe { (load(ip + 16), load(l4 + 2)) };
     let key = Key { lo: dst as u64, hi: 0, ports: ports(dport, protocol, IPV4) };
-    let Some(vip) = vips::find(key) else { return XDP_PASS };
+    let Some(vip) = vips::find(key) else { return no_vip(ctx.ctx) };
     if vip.mode == mode::LOCAL {
         return pass_local();
     }
@@ -138,7 +139,7 @@ fn ipv6(ctx: &XdpContext, ip: usize, data_end: usize) -> u32 {
     // SAFETY: 48 bytes at `ip` were checked.
     let (lo, hi, dport): (u64, u64, u16) = unsafe { (load(ip + 24), load(ip + 32), load(l4 + 2)) };
     let key = Key { lo, hi, ports: ports(dport, next, IPV6) };
-    let Some(vip) = vips::find(key) else { return XDP_PASS };
+    let Some(vip) = vips::find(key) else { return no_vip(ctx.ctx) };
     if vip.mode == mode::LOCAL {
         return pass_local();
     }
@@ -197,6 +198,10 @@ fn tcp_begins(flags: u8) -> u32 {
 
 #[inline(always)]
 fn deliver(ctx: &XdpContext, vip: &VipValue, syn: u32, packet: Packet) -> u32 {
+    if vip.flags != 0 && vip.flags & vip_flag::NAT != 0 {
+        let family = if packet.v6 { nat::V6 } else { 0 };
+        return nat::forward(ctx.ctx, vip, packet.hash, packet.ip_len | family | syn * nat::SYN);
+    }
     match owner_of(vip, syn, packet.hash) {
         Ok((owner, hit)) => forward(ctx, vip, packet, owner, hit),
         Err(reason) => drop_for(vip.id, reason),
@@ -221,6 +226,12 @@ fn owner_of(vip: &VipValue, syn: u32, hash: u64) -> Result<(u32, bool), u32> {
         (flow::FULL, _) => Err(DropReason::FlowTableFull as u32),
         found => Ok(found),
     }
+}
+
+/// A TCP or UDP packet for no VIP.
+#[inline(never)]
+fn no_vip(ctx: *mut xdp_md) -> u32 {
+    if maps::features() & feature::NAT != 0 { nat::back(ctx) } else { XDP_PASS }
 }
 
 #[inline(never)]

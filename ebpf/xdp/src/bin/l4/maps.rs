@@ -5,6 +5,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use sluice_abi::fragment::Bucket as FragmentBucket;
 use sluice_abi::layout::{AddrValue, BackendValue, Bucket, DropCounts, EventCounts, Meta, Traffic};
+use sluice_abi::nat::{NatFlow, NatKey, NatSources};
 use sluice_abi::slot::Slot;
 use sluice_abi::vips::{VipBucket, VipRow};
 use sluice_xdp::{below_64, opaque};
@@ -12,6 +13,10 @@ use sluice_xdp::{below_64, opaque};
 /// `BPF_F_MMAPABLE`: the loader stores and reads through a mapping, and the array starts on a page, so that a
 /// bucket is one cache line.
 const MMAPABLE: usize = 1 << 10;
+
+/// `BPF_F_NO_PREALLOC`: a box without NAT pays for the buckets only.
+const NO_PREALLOC: usize = 1;
+const NAT_ENTRIES: usize = 2 * sluice_abi::nat::NAT_FLOWS_DEFAULT as usize;
 
 const SLOTS: usize = sluice_abi::SLOTS as usize;
 const VIPS: usize = sluice_abi::VIPS_DEFAULT as usize;
@@ -48,6 +53,23 @@ pub static EVENTS: PerCpuArray<EventCounts, 1> = PerCpuArray::new();
 pub static REPLIES: PerCpuArray<u64, REPLY_KINDS> = PerCpuArray::new();
 #[btf_map]
 pub static META: Array<Meta, 1> = Array::new();
+#[btf_map]
+pub static NAT_FLOWS: HashMap<NatKey, NatFlow, NAT_ENTRIES, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static NAT_SOURCES: HashMap<u32, NatSources, VIPS> = HashMap::new();
+/// Where this processor makes the two entries of a new flow. Not pinned.
+#[btf_map]
+pub static NAT_SCRATCH: PerCpuArray<[NatFlow; 2], 1> = PerCpuArray::new();
+
+/// What some VIP of the box wants, see [`sluice_abi::layout::feature`].
+#[inline(always)]
+pub fn features() -> u32 {
+    match META.get_ptr(0) {
+        // SAFETY: the only row; one aligned word, read whole.
+        Some(meta) => unsafe { (&raw const (*meta).features).read_volatile() },
+        None => 0,
+    }
+}
 
 /// Slot `index` of a VIP's table. One value holds the whole table: an array of single slots would take 8 bytes
 /// for each.
