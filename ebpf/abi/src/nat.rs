@@ -128,7 +128,7 @@ pub const fn nat_units(monotonic_ns: u64) -> u32 {
 
 /// Units of silence of a flow that may be silent for `idle_ms`.
 pub const fn nat_idle(idle_ms: u64) -> u32 {
-    (idle_ms * 1_000_000 >> NAT_UNIT_SHIFT) as u32 + 1
+    ((idle_ms * 1_000_000) >> NAT_UNIT_SHIFT) as u32 + 1
 }
 
 /// The `n`th try for a new flow: number of the source address among `count`, and port.
