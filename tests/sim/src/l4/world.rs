@@ -54,12 +54,14 @@ pub struct Excuses {
     pub syn_raced: bool,
     /// The flow table had no room for it.
     pub no_room: bool,
+    /// It sent while its backend was down and no other was up: nobody is remembered for it.
+    pub nobody_up: bool,
 }
 
 impl Excuses {
     /// At least one.
     pub fn any(self) -> bool {
-        self.silent || self.moved_box || self.syn_raced || self.no_room
+        self.silent || self.moved_box || self.syn_raced || self.no_room || self.nobody_up
     }
 }
 
@@ -364,6 +366,15 @@ impl World {
                 self.counters.add("packets_dropped");
                 if reason == DropReason::FlowTableFull {
                     self.counters.add("flow_table_full");
+                }
+                if reason == DropReason::NoBackend && current {
+                    let rows = &self.boxes[at].rows;
+                    let flow = &mut self.flows[packet.flow];
+                    let down = flow.owner.is_some_and(|o| !rows.iter().any(|r| r.id == o && r.is_alive()));
+                    if down && !flow.excuses.nobody_up {
+                        flow.excuses.nobody_up = true;
+                        self.counters.add("excuse_nobody_up");
+                    }
                 }
                 let tight = self.scenario.room == Room::Tight;
                 checks::drops_have_a_cause(&name, reason, &self.boxes[at].rows, tight)
