@@ -1,7 +1,7 @@
 //! A datagram echo on AF_XDP: frames come from the driver's ring, are turned round and go back.
 //!
 //! One thread owns socket, rings and frame memory. What must stay true: the memory (`umem`) is dropped after
-//! the socket and the rings, which is the order of the fields of [`Rings`]; no packet is kept over a turn.
+//! the socket and the rings, which is the order of the fields of `Rings`; no packet is kept over a turn.
 
 use anyhow::{Context as _, Result, anyhow};
 use aya::EbpfLoader;

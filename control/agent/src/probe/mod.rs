@@ -3,8 +3,8 @@
 //! Decides nothing: results go to the engine, which counts rows of them. At most [`PROBES_MAX`] are under way
 //! and of these [`SCRIPTS_MAX`] are programs; those that had to wait for a place are counted as `probe_waits`.
 //!
-//! * [`schedule`]: who is next.
-//! * [`wire`]: sockets, TCP, HTTP and UDP; [`tls`]: HTTPS; [`script`]: programs.
+//! * `schedule`: who is next.
+//! * `wire`: sockets, TCP, HTTP and UDP; `tls`: HTTPS; `script`: programs.
 
 pub mod schedule;
 pub mod script;

@@ -1,7 +1,7 @@
 //! Hears from the kernel that neighbours, routes, interfaces or addresses changed (rtnetlink(7) groups).
 //!
 //! A thread of its own, which only says that something changed and of what sort; what is there now is read by
-//! whoever is told. The first change is told at once, those of the next [`GAP`] together.
+//! whoever is told. The first change is told at once, those of the next `GAP` together.
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
