@@ -124,9 +124,9 @@ fn the_generation_rule_and_broken_files_keep_the_old_state() {
             "other content",
         ),
         (
-            with(SITE, &[("generation: 1", "generation: 6"), ("mode: l2_direct", "mode: nat")]),
+            with(SITE, &[("generation: 1", "generation: 6"), ("mode: l2_direct", "mode: dnat")]),
             "vips[0].mode",
-            "nat",
+            "dnat",
         ),
         (SITE[..SITE.len() / 2].to_owned(), "", "cut off"),
     ];

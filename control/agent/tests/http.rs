@@ -109,7 +109,7 @@ async fn refusals_are_problem_documents() {
     refused(&api, ("POST", "/v1/purge", json, "{\"kind\":\"all\"}"), 502, "proxy").await;
     refused(&api, ("GET", "/v1/events?after=x", "", ""), 400, "bad-request").await;
     refused(&api, ("PUT", "/v1/documents/other", yaml, SITE), 400, "bad-request").await;
-    let broken = SITE.replace("mode: l2_direct", "mode: nat");
+    let broken = SITE.replace("mode: l2_direct", "mode: dnat");
     let problem = refused(&api, ("PUT", document, yaml, &broken), 422, "invalid-document").await;
     assert_eq!(problem["errors"][0]["path"], "vips[0].mode");
     let (status, ..) = ask(&api, "PUT", document, yaml, SITE).await;
