@@ -23,6 +23,8 @@ pub fn run(args: &VethPassArgs) -> CommandResult {
             Node::remove_pins(&pin_dir(Path::new(PIN_ROOT), netns, iface))
                 .context("remove the pinned link")?;
         }
+        // Fails while other links are pinned there, and when it is gone.
+        let _empty = std::fs::remove_dir(PIN_ROOT);
         return Ok(exit::OK);
     }
     attach(Path::new(PIN_ROOT), netns, &args.iface)?;
